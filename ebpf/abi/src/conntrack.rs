@@ -1,0 +1,69 @@
+use crate::{Address, VerdictWord};
+
+/// Key of `conntrack_tcp` and `conntrack_other`: one per flow, whichever way a packet goes.
+///
+/// `low` and `high` are the two ends, ordered by (address, port) as byte strings. An ICMP echo has its identifier in
+/// both ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ConntrackKey {
+    pub low: Address,
+    pub high: Address,
+    pub low_port_be: u16,
+    pub high_port_be: u16,
+    pub protocol: u8,
+    pub reserved: [u8; 3],
+}
+const _: () = assert!(size_of::<ConntrackKey>() == 40);
+
+/// Bits of [`ConntrackEntry::flags`]. "Original" is the direction of the packet that made the entry.
+pub mod ct_flags {
+    /// The original source is the key's `high` end.
+    pub const SOURCE_IS_HIGH: u32 = 1 << 0;
+    /// A packet of the reply direction was let through.
+    pub const SEEN_REPLY: u32 = 1 << 1;
+    pub const FIN_ORIGINAL: u32 = 1 << 2;
+    pub const FIN_REPLY: u32 = 1 << 3;
+    /// A packet without SYN was seen: the handshake is over, or began before us.
+    pub const SEEN_NON_SYN: u32 = 1 << 4;
+    pub const RST: u32 = 1 << 5;
+}
+
+/// One flow. Written by programs only; user space reads it, and deletes.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConntrackEntry {
+    /// The original source's egress verdict.
+    pub egress: VerdictWord,
+    /// The original destination's ingress verdict.
+    pub ingress: VerdictWord,
+    /// In jiffies, offset included: at or after it the entry does not exist.
+    pub expires: u64,
+    /// Incarnations of the two endpoints that were judged, 0 while that one was not.
+    pub source_incarnation: u32,
+    pub destination_incarnation: u32,
+    pub flags: u32,
+    pub reserved: [u32; 3],
+}
+const _: () = assert!(size_of::<ConntrackEntry>() == 48);
+
+/// Key of `fragments`: where a later fragment finds the ports of the first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    pub source: Address,
+    pub destination: Address,
+    pub identification: u32,
+    pub protocol: u8,
+    pub reserved: [u8; 3],
+}
+const _: () = assert!(size_of::<FragmentKey>() == 40);
+
+/// Value of `fragments`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentPorts {
+    pub source_be: u16,
+    pub destination_be: u16,
+}
+const _: () = assert!(size_of::<FragmentPorts>() == 4);

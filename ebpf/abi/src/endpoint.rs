@@ -1,0 +1,58 @@
+/// Reserved identities, numbered as Cilium does; the first of the others is [`identity::FIRST_LOCAL`].
+///
+/// An identity is a number local to the node, at most 24 bits: a value of a prefix tree's bucket holds it.
+pub mod identity {
+    pub const UNKNOWN: u32 = 0;
+    pub const HOST: u32 = 1;
+    pub const WORLD: u32 = 2;
+    pub const UNMANAGED: u32 = 3;
+    pub const HEALTH: u32 = 4;
+    pub const INIT: u32 = 5;
+    pub const REMOTE_NODE: u32 = 6;
+    pub const KUBE_APISERVER: u32 = 7;
+    pub const INGRESS: u32 = 8;
+    pub const FIRST_LOCAL: u32 = 256;
+    pub const MAX: u32 = (1 << 24) - 1;
+}
+
+/// Bits of [`InterfaceInfo::flags`].
+pub mod interface_flags {
+    /// The host side of an endpoint's veth: `from_endpoint` and `to_endpoint` judge for `identity`.
+    pub const ENDPOINT: u32 = 1 << 0;
+    /// A network device: `from_network` and `to_network` judge for the host.
+    pub const NETWORK: u32 = 1 << 1;
+    /// Some class has a source cell for this device's group.
+    pub const PREFILTER_SOURCE: u32 = 1 << 2;
+    /// Some class has a destination cell for this device's group.
+    pub const PREFILTER_DESTINATION: u32 = 1 << 3;
+    /// Weir owns both ends of the veth: packets from it must carry one of the endpoint's addresses.
+    pub const CHECK_SOURCE: u32 = 1 << 4;
+}
+
+/// Value of `interfaces`, keyed by ifindex: what a program must know about the device it runs on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct InterfaceInfo {
+    pub flags: u32,
+    /// Endpoint number, 0 when this is no endpoint's interface.
+    pub endpoint: u32,
+    pub identity: u32,
+    /// Grows when an endpoint is made anew under the same name: conntrack entries of the former are void.
+    pub incarnation: u32,
+    /// Column of [`crate::PrefilterClass`], below [`crate::CLASS_GROUPS`].
+    pub prefilter_group: u32,
+    pub reserved: [u32; 3],
+}
+const _: () = assert!(size_of::<InterfaceInfo>() == 32);
+
+/// Value of `endpoints`, keyed by [`crate::Address`]: the endpoints of this node, for delivery and for
+/// `dropUnknownDestinations`. The host's own addresses stand here too, with identity `HOST`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EndpointInfo {
+    pub endpoint: u32,
+    pub identity: u32,
+    pub incarnation: u32,
+    pub reserved: [u32; 5],
+}
+const _: () = assert!(size_of::<EndpointInfo>() == 32);

@@ -1,0 +1,79 @@
+//! The list of tables: what user space creates and checks, what drift tests are generated from, what the ABI hash is
+//! computed over.
+use crate::{
+    Address, ClassCell, ConntrackEntry, ConntrackKey, Counter, EVENT_RING_BYTES, EndpointInfo, FragmentKey,
+    FragmentPorts, InterfaceInfo, METRIC_SLOTS, PolicyEntry, PolicyKey, PrefilterClass, Runtime, Settings, SubjectInfo,
+    TraceCell, tree::Line,
+};
+
+/// Raised by hand when the meaning of a field changes and its size does not.
+pub const ABI_VERSION: u32 = 1;
+
+/// Name of the table of rule counters: one mappable array of [`Counter`], index `cpu * rules + rule`.
+pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableKind {
+    /// `BPF_MAP_TYPE_HASH`, `BPF_F_NO_PREALLOC`.
+    Hash,
+    /// `BPF_MAP_TYPE_ARRAY`, `BPF_F_MMAPABLE`.
+    MappedArray,
+    /// `BPF_MAP_TYPE_LRU_HASH`, preallocated.
+    LruHash,
+    PerCpuArray,
+    RingBuffer,
+}
+
+/// One table as the programs name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelTable {
+    /// The map's name in the object file, and of its pin.
+    pub name: &'static str,
+    pub kind: TableKind,
+    pub key_size: u32,
+    pub value_size: u32,
+    /// 0: sized when it is created, from `NodeConfig` or from what the set needs.
+    pub max_entries: u32,
+}
+
+const fn table<K, V>(name: &'static str, kind: TableKind, max_entries: u32) -> KernelTable {
+    KernelTable { name, kind, key_size: size_of::<K>() as u32, value_size: size_of::<V>() as u32, max_entries }
+}
+
+/// Tables that manifests fill: each is an `ARRAY_OF_MAPS` of two inner maps of this shape.
+pub const fn sided_tables() -> &'static [KernelTable] {
+    const TABLES: &[KernelTable] = &[
+        table::<u32, Settings>("SETTINGS", TableKind::MappedArray, 1),
+        table::<u32, InterfaceInfo>("INTERFACES", TableKind::Hash, 0),
+        table::<Address, EndpointInfo>("ENDPOINTS", TableKind::Hash, 0),
+        table::<u32, Line>("IPCACHE", TableKind::MappedArray, 0),
+        table::<u32, SubjectInfo>("SUBJECTS", TableKind::Hash, 0),
+        table::<PolicyKey, PolicyEntry>("POLICY", TableKind::Hash, 0),
+        table::<u32, Line>("PREFILTER", TableKind::MappedArray, 0),
+        table::<u32, PrefilterClass>("PREFILTER_CLASSES", TableKind::MappedArray, 0),
+    ];
+    TABLES
+}
+
+/// Tables that traffic, or the flip itself, fills: they exist once.
+pub const fn runtime_tables() -> &'static [KernelTable] {
+    const TABLES: &[KernelTable] = &[
+        table::<u32, Runtime>("RUNTIME", TableKind::MappedArray, 1),
+        table::<ConntrackKey, ConntrackEntry>("CONNTRACK_TCP", TableKind::LruHash, 0),
+        table::<ConntrackKey, ConntrackEntry>("CONNTRACK_OTHER", TableKind::LruHash, 0),
+        table::<FragmentKey, FragmentPorts>("FRAGMENTS", TableKind::LruHash, 0),
+        table::<u32, Counter>("METRICS", TableKind::PerCpuArray, METRIC_SLOTS),
+        table::<u32, Counter>(RULE_COUNTERS, TableKind::MappedArray, 0),
+        table::<u32, TraceCell>("TRACE", TableKind::PerCpuArray, 1),
+        KernelTable {
+            name: "EVENTS",
+            kind: TableKind::RingBuffer,
+            key_size: 0,
+            value_size: 0,
+            max_entries: EVENT_RING_BYTES,
+        },
+    ];
+    TABLES
+}
+
+const _: () = assert!(size_of::<ClassCell>() == 4);

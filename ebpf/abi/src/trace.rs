@@ -1,0 +1,30 @@
+/// The programs, as numbers in trace cells and events.
+pub mod next_hook {
+    pub const NONE: u8 = 0;
+    pub const XDP_INGRESS: u8 = 1;
+    pub const FROM_ENDPOINT: u8 = 2;
+    pub const TO_ENDPOINT: u8 = 3;
+    pub const FROM_NETWORK: u8 = 4;
+    pub const TO_NETWORK: u8 = 5;
+    /// The stack takes it: local delivery or routing.
+    pub const STACK: u8 = 6;
+}
+
+/// Value of the per-CPU `trace` table: what the last run on this CPU decided. Written only by the instance that is
+/// loaded for test runs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceCell {
+    pub generation: u64,
+    pub rule: u32,
+    pub subject: u32,
+    pub peer: u32,
+    /// Of [`crate::flow_verdict`].
+    pub verdict: u8,
+    /// [`crate::Reason`].
+    pub reason: u8,
+    pub next_hook: u8,
+    /// 1 when a conntrack entry of the current epoch answered.
+    pub from_conntrack: u8,
+}
+const _: () = assert!(size_of::<TraceCell>() == 24);
