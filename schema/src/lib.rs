@@ -1,1 +1,36 @@
+//! The manifest language of Weir: one file per kind.
+//!
+//! Bytes in, typed objects out, or every error of every file with its place. [`parse`] is the only way in: it splits
+//! documents, picks the type by (apiVersion, kind), deserializes strictly, applies defaults, and checks what one object
+//! and the whole set must hold. A set is valid or not as a whole.
+//!
+//! Pure: no file, socket, clock or thread. It knows nothing of tables, identities or the kernel, and nothing of where
+//! the bytes came from beyond a path to show.
+#![forbid(unsafe_code)]
 
+mod cidr_filter;
+mod cilium_policy;
+mod duration;
+mod endpoint;
+mod kubernetes;
+mod meta;
+mod node;
+mod node_config;
+mod object;
+mod selector;
+
+pub use cidr_filter::{CidrFilterSpec, CidrList, FilterMatch, XdpMode};
+pub use cilium_policy::{
+    CidrRule, EgressDenyRule, EgressRule, EnableDefaultDeny, Entity, IcmpFamily, IcmpField, IcmpRule, IcmpType,
+    IngressDenyRule, IngressRule, PolicyRule, PortNumber, PortProtocol, PortRule, Protocol,
+};
+pub use endpoint::{Attach, EndpointSpec, HostTrue, NamedPort};
+pub use kubernetes::{
+    IntOrString, IpBlock, KubernetesNetworkPolicySpec, NamespaceSpec, NetworkPolicyEgressRule,
+    NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, PolicyType,
+};
+pub use meta::{Metadata, ObjectKey};
+pub use node::NodeSpec;
+pub use node_config::{AttachMode, ConntrackTimeouts, NodeConfigSpec, TableLimits};
+pub use object::{ContentHash, File, Object, Origin, Spec};
+pub use selector::{LabelSelector, Operator, Requirement};

@@ -1,0 +1,62 @@
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The prefilter: drops packets at XDP by source or destination prefix. An address in `allow` is never dropped by this
+/// filter; another filter may still drop it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CidrFilterSpec {
+    /// Globs of network device names; empty means the node's `devices`.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
+    #[serde(default, rename = "match")]
+    pub matches: FilterMatch,
+    /// CIDRs or bare addresses, as written (parsed into [`Self::lists`]).
+    #[serde(default)]
+    pub cidrs: Vec<String>,
+    /// Exceptions.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Published drop lists, relative to the manifest.
+    #[serde(default)]
+    pub from_files: Vec<String>,
+    #[serde(default)]
+    pub mode: XdpMode,
+    /// Also drop what is addressed inside the node's endpoint ranges and to no endpoint.
+    #[serde(default)]
+    pub drop_unknown_destinations: bool,
+    /// Every list parsed, in the order `cidrs`, `fromFiles[0..]`; filled by the parser.
+    #[serde(skip)]
+    pub lists: Vec<CidrList>,
+    /// `allow` parsed; filled by the parser.
+    #[serde(skip)]
+    pub exceptions: Vec<IpNet>,
+}
+
+/// One list of prefixes under one rule path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CidrList {
+    /// `spec.cidrs` or `spec.fromFiles[n]`: the rule that an entry of this list is counted under.
+    pub rule_path: String,
+    /// Sorted and without duplicates, host bits zero.
+    pub prefixes: Vec<IpNet>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FilterMatch {
+    #[default]
+    Source,
+    Destination,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// Native where the driver has it, generic otherwise.
+    #[default]
+    Auto,
+    Native,
+    Generic,
+}
