@@ -1,0 +1,33 @@
+use std::net::IpAddr;
+
+use crate::InterfaceName;
+
+/// What the node looked like when it was observed: all that compile may know of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Sorted by name; devices that Weir made are marked.
+    pub interfaces: Vec<InterfaceFacts>,
+    /// The host's own addresses (every non-loopback, non-link-local one).
+    pub addresses: Vec<IpAddr>,
+    /// Asked for by name or path; whether each exists.
+    pub netns: Vec<NetnsFacts>,
+    /// Whether the kernel has tcx (6.6 and later).
+    pub tcx: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceFacts {
+    pub name: InterfaceName,
+    pub ifindex: u32,
+    /// `veth`, `vlan`, … as rtnetlink says; empty for hardware.
+    pub kind: String,
+    pub loopback: bool,
+    /// Weir made it.
+    pub ours: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetnsFacts {
+    pub netns: String,
+    pub exists: bool,
+}

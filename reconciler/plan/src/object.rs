@@ -1,0 +1,59 @@
+use std::{fmt, sync::Arc};
+
+use crate::AnyChange;
+
+/// An object as plans name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    pub api_version: Arc<str>,
+    pub kind: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// An object and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    pub object: ObjectRef,
+    /// Equal hashes, equal meaning.
+    pub hash: [u8; 32],
+    pub file: Arc<str>,
+    /// From 1.
+    pub line: usize,
+}
+
+/// What a rule number stands for: never a line, so that a comment above a rule changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleRef {
+    pub object: ObjectRef,
+    /// `spec.ingress[0].toPorts[1].ports[0]`
+    pub path: Arc<str>,
+}
+
+/// An object that cannot take effect yet: the rest is applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    pub object: ObjectRef,
+    /// Stable: `interface-missing`, `netns-missing`, …
+    pub code: &'static str,
+    pub message: String,
+}
+
+/// Where entries come from. The compiler's result implements it.
+pub trait Provenance {
+    /// Every object, sorted by its reference.
+    fn objects(&self) -> &[ObjectInfo];
+
+    /// Index into [`Self::objects`] of the object behind an entry as it stands on this side of the change, `None` for
+    /// what belongs to the node as a whole.
+    fn owner(&self, change: &AnyChange) -> Option<usize>;
+
+    /// What a rule number stands for.
+    fn rule(&self, rule: u32) -> Option<&RuleRef>;
+}
