@@ -1,1 +1,48 @@
+//! The reference evaluator: manifests and a flow in, verdict out.
+//!
+//! Slow and obvious: every question walks every object. It shares nothing with the compiler, knows no table, identity
+//! or kernel, and so is what the compiler and the programs are compared with. [`World::judge`] answers for a packet
+//! that begins a flow; [`World::prefilter`] for the prefilter. Pure: no file, socket or clock.
+//!
+//! # What a policy means
+//!
+//! The text is Cilium's documentation; where that leaves a choice, this is the one taken here:
+//!
+//! - **Who is an address**: an endpoint's address (of any node) is that endpoint; an address of this node is the host;
+//!   one of another `Node` is a remote node; everything else is the world. CIDR rules and `ipBlock` match only the
+//!   world (Cilium's default `policy-cidr-match-mode`), also for Kubernetes policies.
+//! - **Selectors in `fromEndpoints` and `toEndpoints`** select endpoints only, `{}` included: never the host, a remote
+//!   node or the world. In a namespaced policy they select in its namespace, unless they name
+//!   `io.kubernetes.pod.namespace` or an `io.cilium.k8s.namespace.labels.*` key. A selector that names a `reserved:`
+//!   key is different: it is evaluated over every peer, in every namespace, by the labels `reserved:host`,
+//!   `reserved:remote-node`, `reserved:world`, `reserved:world-ipv4` and `reserved:world-ipv6` (host and remote nodes
+//!   also have their `Node`'s labels).
+//! - **`fromNodes` and `toNodes`** select remote nodes by the labels of `Node`; an extension of the `remote-node`
+//!   entity, they never select this node.
+//! - **The empty rule**: `ingress: [{}]` (no peer, no port, no ICMP field) matches nothing: it is Cilium's form of
+//!   "default deny, and allow nobody". With `toPorts` or `icmps` and no peer field, every peer matches. A peer field
+//!   that is present and empty matches no peer; an empty `toPorts` or `icmps` list is as good as none.
+//! - **Default deny** holds in a direction as soon as a rule that selects the subject has a section for it, even an
+//!   empty one, unless `enableDefaultDeny` says otherwise. Deny rules hold where default deny does not.
+//! - **Named ports** are resolved by the `ports` of the endpoint that receives the flow; without such a port, no match.
+//! - **Host**: selected by `nodeSelector`, which is matched with the labels of this node's `Node`. Traffic from the host
+//!   to its endpoints is policed like any other (Kubernetes would always let it pass; Cilium with
+//!   `--allow-localhost=policy` does not).
+//! - **Neighbour discovery** (ICMPv6 types 133 to 137) is never judged.
+//! - **Which rule is named** when several match: deny before allow; then more port bits (a range counts as the
+//!   aligned block of it that holds the port); then an exact protocol before any; then an exact peer before any (`all`
+//!   is any); then the smallest (object key, rule path).
+#![forbid(unsafe_code)]
 
+mod cilium;
+mod flow;
+mod kubernetes;
+mod labels;
+mod peer;
+mod ports;
+mod prefilter;
+mod rank;
+mod world;
+
+pub use flow::{End, Flow, FlowProtocol, Judgement, RuleId, Subject, Verdict};
+pub use world::World;
