@@ -29,5 +29,5 @@ pub use prefix::{Prefix4, Prefix6};
 pub use show::Show;
 pub use store::{Commit, FileRef, Journal, Operation, Phase, Store, StoreError, Suspension};
 pub use table::{Change, Table};
-pub use tables::{AnyChange, Capacity, Tables, TablesDelta};
+pub use tables::{AnyChange, Capacity, Delta, Tables, TablesDelta};
 pub use wiring::{Device, Hook, HookKey, HookState, InterfaceName, Wiring, WiringDelta, XdpAttach};

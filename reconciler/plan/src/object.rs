@@ -52,7 +52,7 @@ pub trait Provenance {
 
     /// Index into [`Self::objects`] of the object behind an entry as it stands on this side of the change, `None` for
     /// what belongs to the node as a whole.
-    fn owner(&self, change: &AnyChange) -> Option<usize>;
+    fn owner(&self, change: &AnyChange<'_>) -> Option<usize>;
 
     /// What a rule number stands for.
     fn rule(&self, rule: u32) -> Option<&RuleRef>;

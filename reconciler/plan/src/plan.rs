@@ -1,9 +1,13 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{AnyChange, Change, ObjectRef, Observed, Provenance, Tables, TablesDelta, Wiring, WiringDelta};
+use crate::{Change, Delta, ObjectRef, Observed, Provenance, Tables, TablesDelta, Wiring, WiringDelta};
 
 /// A state to compare: the tables and the wiring of one revision, and where its entries come from.
 #[derive(Clone, Copy)]
@@ -20,7 +24,7 @@ pub struct Target<'a> {
 /// you did it. An entry that drifted and is changed as well is in both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    pub drift: Vec<AnyChange>,
+    pub drift: Delta,
     /// Sorted by object.
     pub changes: Vec<ObjectChange>,
     pub summary: Summary,
@@ -40,7 +44,7 @@ pub struct ObjectChange {
     pub action: Action,
     pub file: Arc<str>,
     pub line: usize,
-    pub entries: Vec<AnyChange>,
+    pub entries: Delta,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -86,11 +90,9 @@ impl Plan {
 
         let drift = match (applied, live) {
             (Some(applied), Some(live)) => {
-                let mut drift: Vec<AnyChange> = applied.tables.diff(live.active()).changes().collect();
-                drift.extend(wiring_changes(&applied.wiring.diff(&live.wiring)));
-                drift
+                Delta { tables: applied.tables.diff(live.active()), wiring: applied.wiring.diff(&live.wiring) }
             }
-            _ => Vec::new(),
+            _ => Delta::default(),
         };
 
         // Without a record of what was applied, live stands in for it.
@@ -100,8 +102,10 @@ impl Plan {
         let changes = object_changes(
             desired,
             applied,
-            if cold { &nothing.0 } else { base_tables }.diff(desired.tables),
-            &if cold { &nothing.1 } else { base_wiring }.diff(desired.wiring),
+            &Delta {
+                tables: if cold { &nothing.0 } else { base_tables }.diff(desired.tables),
+                wiring: if cold { &nothing.1 } else { base_wiring }.diff(desired.wiring),
+            },
             cold,
         );
 
@@ -124,18 +128,7 @@ impl Plan {
     }
 }
 
-fn wiring_changes(delta: &WiringDelta) -> impl Iterator<Item = AnyChange> + '_ {
-    let devices = delta.devices.iter().map(|change| AnyChange::Device(Box::new(change.clone())));
-    devices.chain(delta.hooks.iter().map(|change| AnyChange::Hook(Box::new(change.clone()))))
-}
-
-fn object_changes(
-    desired: Target<'_>,
-    applied: Option<Target<'_>>,
-    tables: TablesDelta,
-    wiring: &WiringDelta,
-    cold: bool,
-) -> Vec<ObjectChange> {
+fn object_changes(desired: Target<'_>, applied: Option<Target<'_>>, delta: &Delta, cold: bool) -> Vec<ObjectChange> {
     let mut by_object: BTreeMap<Option<ObjectRef>, ObjectChange> = BTreeMap::new();
 
     let old = applied.filter(|_| !cold).map_or(&[][..], |applied| applied.provenance.objects());
@@ -159,45 +152,195 @@ fn object_changes(
                 _ => Action::Update,
             };
             let (file, line) = place(&key);
-            by_object
-                .insert(Some(key.clone()), ObjectChange { object: Some(key), action, file, line, entries: Vec::new() });
+            by_object.insert(
+                Some(key.clone()),
+                ObjectChange { object: Some(key), action, file, line, entries: Delta::default() },
+            );
         }
     }
 
-    for change in tables.changes().chain(wiring_changes(wiring)) {
-        let owner = |target: Target<'_>| {
-            target.provenance.owner(&change).map(|index| target.provenance.objects()[index].object.clone())
+    // Runs of entries have one owner: remember where the last one went, a large list is one run.
+    let mut last: Option<(Action, Option<usize>, Option<ObjectRef>)> = None;
+    for change in delta.changes() {
+        // A deleted entry belonged to an object of the former revision.
+        let (side, target) = match change.action() {
+            Action::Delete => (Action::Delete, applied),
+            _ => (Action::Create, Some(desired)),
         };
-        let object = match change.action() {
-            Action::Delete => applied.and_then(owner),
-            Action::Create | Action::Update => owner(desired),
+        let owner = target.and_then(|target| target.provenance.owner(&change));
+        let object = match &last {
+            Some((last_side, last_owner, object)) if *last_side == side && *last_owner == owner => object,
+            _ => {
+                let object = target.zip(owner).map(|(target, index)| target.provenance.objects()[index].object.clone());
+                by_object.entry(object.clone()).or_insert_with(|| {
+                    let (file, line) = object.as_ref().map_or(("".into(), 0), place);
+                    ObjectChange {
+                        object: object.clone(),
+                        action: Action::Update,
+                        file,
+                        line,
+                        entries: Delta::default(),
+                    }
+                });
+                &last.insert((side, owner, object)).2
+            }
         };
-        let entry = by_object.entry(object.clone()).or_insert_with(|| {
-            let (file, line) = object.as_ref().map_or(("".into(), 0), place);
-            ObjectChange { object, action: Action::Update, file, line, entries: Vec::new() }
-        });
-        entry.entries.push(change);
+        if let Some(changed) = by_object.get_mut(object) {
+            changed.entries.push(change);
+        }
     }
     by_object.into_values().collect()
 }
 
-fn digest(drift: &[AnyChange], changes: &[ObjectChange]) -> [u8; 32] {
-    fn entry(hash: &mut Sha256, change: &AnyChange) {
-        let (key, from, to) = change.show();
-        for part in [change.table(), &key, from.as_deref().unwrap_or("\0"), to.as_deref().unwrap_or("\0")] {
-            hash.update(part.as_bytes());
-            hash.update([0x1f]);
-        }
-        hash.update([0x1e]);
+/// A hasher that keeps every byte's influence: the digest is over typed values, not over their text.
+struct Canonical(Sha256);
+
+impl Hasher for Canonical {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
     }
-    let mut hash = Sha256::new();
-    drift.iter().for_each(|change| entry(&mut hash, change));
-    hash.update([0x1d]);
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+fn digest(drift: &Delta, changes: &[ObjectChange]) -> [u8; 32] {
+    let mut hash = Canonical(Sha256::new());
+    drift.changes().for_each(|change| change.hash_into(&mut hash));
     for change in changes {
-        hash.update(change.object.as_ref().map_or_else(String::new, ToString::to_string).as_bytes());
-        hash.update([0x1f, change.action as u8]);
-        change.entries.iter().for_each(|change| entry(&mut hash, change));
-        hash.update([0x1d]);
+        change.object.hash(&mut hash);
+        hash.write_u8(change.action as u8);
+        change.entries.changes().for_each(|entry| entry.hash_into(&mut hash));
     }
-    hash.finalize().into()
+    hash.0.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_abi::{Generation, PolicyEntry, PolicyKey, Side, TupleClass, policy_verdict};
+
+    use super::*;
+    use crate::{AnyChange, Capacity, ObjectInfo, RuleRef};
+
+    /// Rule `n` belongs to the n-th object.
+    #[derive(Default)]
+    struct Rules(Vec<ObjectInfo>);
+
+    impl Provenance for Rules {
+        fn objects(&self) -> &[ObjectInfo] {
+            &self.0
+        }
+
+        fn owner(&self, change: &AnyChange<'_>) -> Option<usize> {
+            let AnyChange::Policy(change) = change else { return None };
+            change.to.or(change.from).map(|entry| entry.rule as usize)
+        }
+
+        fn rule(&self, _: u32) -> Option<&RuleRef> {
+            None
+        }
+    }
+
+    fn object(name: &str, hash: u8) -> ObjectInfo {
+        ObjectInfo {
+            object: ObjectRef {
+                api_version: "weir/v1alpha1".into(),
+                kind: "NetworkPolicy".into(),
+                namespace: "default".into(),
+                name: name.into(),
+            },
+            hash: [hash; 32],
+            file: "a.yaml".into(),
+            line: 1,
+        }
+    }
+
+    fn tables(ports: &[(u16, u32)]) -> Tables {
+        let policy = ports.iter().map(|&(port, rule)| {
+            let key = PolicyKey::new(256, 257, 0, TupleClass::new(Some(16), false), 6, port);
+            (key, PolicyEntry { rule, verdict: policy_verdict::ALLOW, ..PolicyEntry::default() })
+        });
+        Tables { policy: policy.collect(), ..Tables::default() }
+    }
+
+    fn live(active: &Tables, standby: &Tables) -> Observed {
+        Observed {
+            generation: Generation { side: Side::B, epoch: 7 },
+            sides: [Arc::new(standby.clone()), Arc::new(active.clone())],
+            wiring: Wiring::default(),
+            capacity: Capacity::default(),
+        }
+    }
+
+    fn plan(desired: (&Tables, &Rules), applied: (&Tables, &Rules), live: Option<&Observed>) -> Plan {
+        let wiring = Wiring::default();
+        let target = |(tables, rules): (&'_ Tables, &'_ Rules)| -> (Tables, Vec<ObjectInfo>) {
+            (tables.clone(), rules.0.clone())
+        };
+        let (desired, applied) = (target(desired), target(applied));
+        let (desired_rules, applied_rules) = (Rules(desired.1), Rules(applied.1));
+        Plan::new(
+            Target { tables: &desired.0, wiring: &wiring, provenance: &desired_rules },
+            Some(Target { tables: &applied.0, wiring: &wiring, provenance: &applied_rules }),
+            live,
+        )
+    }
+
+    #[test]
+    fn change_and_drift_are_told_apart() {
+        let rules = Rules(vec![object("a", 1)]);
+        let after = Rules(vec![object("a", 2)]);
+        let applied = tables(&[(80, 0), (81, 0)]);
+        let desired = tables(&[(80, 0), (81, 0), (82, 0)]);
+        // Somebody took 81 away.
+        let live = live(&tables(&[(80, 0)]), &applied);
+
+        let plan = plan((&desired, &after), (&applied, &rules), Some(&live));
+
+        assert_eq!(plan.drift.len(), 1);
+        assert_eq!(plan.changes.len(), 1);
+        assert_eq!((plan.changes[0].action, plan.changes[0].entries.len()), (Action::Update, 1));
+        assert_eq!(plan.summary, Summary { update: 1, drift: 1, writes: 2, ..Summary::default() });
+        assert_eq!(plan.standby.len(), 1, "the standby side lacks only what is new");
+    }
+
+    #[test]
+    fn nothing_to_do_is_empty_even_when_the_standby_lags() {
+        let rules = Rules(vec![object("a", 1)]);
+        let state = tables(&[(80, 0)]);
+        let live = live(&state, &Tables::default());
+        let plan = plan((&state, &rules), (&state, &rules), Some(&live));
+        assert!(plan.is_empty());
+    }
+
+    #[test]
+    fn a_deleted_object_takes_its_entries_along() {
+        let (before, after) = (Rules(vec![object("a", 1), object("b", 1)]), Rules(vec![object("a", 1)]));
+        let (applied, desired) = (tables(&[(80, 0), (81, 1)]), tables(&[(80, 0)]));
+        let live = live(&applied, &applied);
+        let plan = plan((&desired, &after), (&applied, &before), Some(&live));
+        assert_eq!(plan.changes.len(), 1);
+        assert_eq!(plan.changes[0].object.as_ref().map(|object| &*object.name), Some("b"));
+        assert_eq!((plan.changes[0].action, plan.changes[0].entries.len()), (Action::Delete, 1));
+    }
+
+    #[test]
+    fn a_cold_start_is_change_not_drift() {
+        let rules = Rules(vec![object("a", 1)]);
+        let state = tables(&[(80, 0)]);
+        let plan = plan((&state, &rules), (&state, &rules), None);
+        assert!(plan.drift.is_empty());
+        assert_eq!(plan.summary, Summary { create: 1, writes: 1, ..Summary::default() });
+    }
+
+    #[test]
+    fn equal_plans_have_equal_digests_and_others_do_not() {
+        let rules = Rules(vec![object("a", 1)]);
+        let (one, two, three) = (tables(&[(80, 0)]), tables(&[(81, 0)]), tables(&[(82, 0)]));
+        let live = live(&one, &one);
+        let first = plan((&two, &rules), (&one, &rules), Some(&live));
+        assert_eq!(first.digest, plan((&two, &rules), (&one, &rules), Some(&live)).digest);
+        assert_ne!(first.digest, plan((&three, &rules), (&one, &rules), Some(&live)).digest);
+    }
 }

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, fmt};
 pub struct Table<K, V>(Vec<(K, V)>);
 
 /// One entry's difference. Never both `None`, never two equal values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Change<K, V> {
     pub key: K,
     pub from: Option<V>,

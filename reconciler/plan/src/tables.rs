@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use weir_abi::{EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, SubjectInfo};
 
-use crate::{Change, InterfaceName, Prefix4, Prefix6, Show, Table};
+use crate::{Change, InterfaceName, Prefix4, Prefix6, Show, Table, WiringDelta};
 
 /// Generates, from the one list of tables, everything that has a part per table.
 macro_rules! tables {
@@ -15,12 +15,12 @@ macro_rules! tables {
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct TablesDelta { $(pub $field: Vec<Change<$key, $value>>,)* }
 
-        /// One change of any table. Large values are behind a box: there may be millions of these.
-        #[derive(Clone, Debug, PartialEq, Eq)]
-        pub enum AnyChange {
-            $($variant(Box<Change<$key, $value>>),)*
-            Device(Box<Change<InterfaceName, crate::Device>>),
-            Hook(Box<Change<crate::HookKey, crate::HookState>>),
+        /// One change of any table, borrowed: there may be millions of these.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum AnyChange<'a> {
+            $($variant(&'a Change<$key, $value>),)*
+            Device(&'a Change<InterfaceName, crate::Device>),
+            Hook(&'a Change<crate::HookKey, crate::HookState>),
         }
 
         impl Tables {
@@ -54,13 +54,19 @@ macro_rules! tables {
                 0 $(+ self.$field.len())*
             }
 
-            pub fn changes(&self) -> impl Iterator<Item = AnyChange> + '_ {
-                std::iter::empty()
-                    $(.chain(self.$field.iter().map(|change| AnyChange::$variant(Box::new(change.clone())))))*
+            pub fn changes(&self) -> impl Iterator<Item = AnyChange<'_>> {
+                std::iter::empty()$(.chain(self.$field.iter().map(AnyChange::$variant)))*
+            }
+
+            fn push(&mut self, change: AnyChange<'_>) {
+                match change {
+                    $(AnyChange::$variant(change) => self.$field.push(change.clone()),)*
+                    AnyChange::Device(_) | AnyChange::Hook(_) => {}
+                }
             }
         }
 
-        impl AnyChange {
+        impl AnyChange<'_> {
             pub const fn table(&self) -> &'static str {
                 match self {
                     $(Self::$variant(_) => $name,)*
@@ -75,6 +81,17 @@ macro_rules! tables {
                     $(Self::$variant(change) => show(change),)*
                     Self::Device(change) => show(change),
                     Self::Hook(change) => show(change),
+                }
+            }
+
+            /// The change without formatting it: what a digest is computed over.
+            pub(crate) fn hash_into(&self, to: &mut impl std::hash::Hasher) {
+                use std::hash::Hash;
+                self.table().hash(to);
+                match self {
+                    $(Self::$variant(change) => change.hash(to),)*
+                    Self::Device(change) => change.hash(to),
+                    Self::Hook(change) => change.hash(to),
                 }
             }
 
@@ -116,6 +133,36 @@ tables! {
     Prefilter6 prefilter6 "prefilter6": Prefix6 => u32;
     /// Class 0 is never listed.
     Class classes "prefilter_classes": u32 => PrefilterClass;
+}
+
+/// Changes of tables and of wiring together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    pub tables: TablesDelta,
+    pub wiring: WiringDelta,
+}
+
+impl Delta {
+    /// Every change, table by table, sorted by key within each.
+    pub fn changes(&self) -> impl Iterator<Item = AnyChange<'_>> {
+        self.tables.changes().chain(self.wiring.changes())
+    }
+
+    pub fn push(&mut self, change: AnyChange<'_>) {
+        match change {
+            AnyChange::Device(change) => self.wiring.devices.push(change.clone()),
+            AnyChange::Hook(change) => self.wiring.hooks.push(change.clone()),
+            change => self.tables.push(change),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.tables.len() + self.wiring.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.wiring.is_empty()
+    }
 }
 
 /// What must fit, beyond the entries themselves: how large the tables of traffic are made. Changing one of these makes

@@ -1,6 +1,6 @@
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use crate::{Change, Table};
+use crate::{AnyChange, Change, Table};
 
 /// A device of the node's own network namespace, by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,6 +101,10 @@ impl Wiring {
 }
 
 impl WiringDelta {
+    pub fn changes(&self) -> impl Iterator<Item = AnyChange<'_>> {
+        self.devices.iter().map(AnyChange::Device).chain(self.hooks.iter().map(AnyChange::Hook))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty() && self.hooks.is_empty()
     }
