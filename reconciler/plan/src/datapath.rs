@@ -13,7 +13,8 @@ pub trait Datapath {
     /// Interfaces, addresses and the named network namespaces, now.
     fn facts(&mut self, netns: &[String]) -> Result<NodeFacts, DatapathError>;
 
-    /// The whole live state, or `None` when the kernel holds nothing of ours (a cold start).
+    /// The whole live state, or `None` when the kernel holds nothing of ours (a cold start). A device that is not up
+    /// is left out: an apply that was interrupted before `tear` is then finished by the next one.
     fn observe(&mut self) -> Result<Option<Observed>, DatapathError>;
 
     /// The generation word, or `None` on a cold start. Cheap.

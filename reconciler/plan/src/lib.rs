@@ -10,6 +10,7 @@
 
 mod datapath;
 mod facts;
+pub mod fake;
 mod numbering;
 mod object;
 mod plan;

@@ -25,6 +25,8 @@ pub struct Target<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub drift: Delta,
+    /// What somebody else did to the standby side: see [`Plan::expecting_standby`].
+    pub standby_drift: TablesDelta,
     /// Sorted by object.
     pub changes: Vec<ObjectChange>,
     pub summary: Summary,
@@ -119,12 +121,30 @@ impl Plan {
             }
         }
         let digest = digest(&drift, &changes);
-        Self { drift, changes, summary, digest, standby, active, wiring }
+        Self { drift, standby_drift: TablesDelta::default(), changes, summary, digest, standby, active, wiring }
+    }
+
+    /// Adds the drift of the standby side, where what it should hold is known: the commit before the applied one, or
+    /// the applied one itself once it has caught up.
+    pub fn expecting_standby(mut self, expected: &Tables, live: &Observed) -> Self {
+        self.standby_drift = expected.diff(live.standby());
+        if !self.standby_drift.is_empty() {
+            self.summary.drift += self.standby_drift.len() as u64;
+            let mut hash = Canonical(Sha256::new());
+            hash.write(&self.digest);
+            self.standby_drift.changes().for_each(|change| change.hash_into(&mut hash));
+            self.digest = hash.0.finalize().into();
+        }
+        self
     }
 
     /// Nothing to do: no flip, no write.
     pub fn is_empty(&self) -> bool {
-        self.active.is_empty() && self.wiring.is_empty() && self.drift.is_empty() && self.changes.is_empty()
+        self.active.is_empty()
+            && self.wiring.is_empty()
+            && self.drift.is_empty()
+            && self.standby_drift.is_empty()
+            && self.changes.is_empty()
     }
 }
 

@@ -115,6 +115,8 @@ pub enum Phase {
     Flip,
     Record,
     CatchUp,
+    /// Nothing is under way: the standby side has caught up.
+    Settled,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -66,9 +66,12 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Table<K, V> {
         &self.0
     }
 
-    /// What turns `self` into `to`, sorted by key; one pass.
+    /// What turns `self` into `to`, sorted by key; one pass, none when both are one.
     pub fn diff(&self, to: &Self) -> Vec<Change<K, V>> {
         let mut changes = Vec::new();
+        if std::ptr::eq(self, to) {
+            return changes;
+        }
         let (mut old, mut new) = (self.0.iter().peekable(), to.0.iter().peekable());
         loop {
             let order = match (old.peek(), new.peek()) {
