@@ -1,0 +1,34 @@
+use crate::command::Call;
+
+/// How much of the long campaigns (property, crash, drift) a test run does. The tests read it from `WEIR_CAMPAIGN`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Campaign {
+    /// Enough to see that a campaign works.
+    Quick,
+    /// The counts that every change must pass.
+    Ci,
+    /// Full counts.
+    Soak,
+}
+
+impl Campaign {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Ci => "ci",
+            Self::Soak => "soak",
+        }
+    }
+
+    /// `call` with what its tests need to know.
+    pub fn tell(self, call: Call) -> Call {
+        let call = call
+            .env("WEIR_CAMPAIGN", self.name())
+            .env("WEIR_BIN", crate::workspace::target().join("release/weir"))
+            .env("WEIR_RESULTS", crate::workspace::root().join("bench/results"));
+        match crate::privilege::test_runner() {
+            Some((variable, runner)) => call.env(variable, runner),
+            None => call,
+        }
+    }
+}
