@@ -1,6 +1,10 @@
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::Prefixes;
 
 /// The prefilter: drops packets at XDP by source or destination prefix. An address in `allow` is never dropped by this
 /// filter; another filter may still drop it.
@@ -12,12 +16,12 @@ pub struct CidrFilterSpec {
     pub interfaces: Vec<String>,
     #[serde(default, rename = "match")]
     pub matches: FilterMatch,
-    /// CIDRs or bare addresses, as written (parsed into [`Self::lists`]).
+    /// CIDRs or bare addresses (also the first of [`Self::lists`]).
     #[serde(default)]
-    pub cidrs: Vec<String>,
-    /// Exceptions.
+    pub cidrs: Prefixes,
+    /// Exceptions (also [`Self::exceptions`]).
     #[serde(default)]
-    pub allow: Vec<String>,
+    pub allow: Prefixes,
     /// Published drop lists, relative to the manifest.
     #[serde(default)]
     pub from_files: Vec<String>,
@@ -34,13 +38,27 @@ pub struct CidrFilterSpec {
     pub exceptions: Vec<IpNet>,
 }
 
+impl CidrFilterSpec {
+    pub(crate) const CIDRS: &str = "spec.cidrs";
+
+    /// With `lists` and `exceptions` filled from the document itself.
+    pub(crate) fn with_own_lists(mut self) -> Self {
+        self.lists.clear();
+        if !self.cidrs.is_empty() {
+            self.lists.push(CidrList { rule_path: Self::CIDRS.to_owned(), prefixes: self.cidrs.shared() });
+        }
+        self.exceptions = self.allow.to_vec();
+        self
+    }
+}
+
 /// One list of prefixes under one rule path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CidrList {
     /// `spec.cidrs` or `spec.fromFiles[n]`: the rule that an entry of this list is counted under.
     pub rule_path: String,
     /// Sorted and without duplicates, host bits zero.
-    pub prefixes: Vec<IpNet>,
+    pub prefixes: Arc<[IpNet]>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

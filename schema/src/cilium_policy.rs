@@ -1,5 +1,5 @@
 //! The rule of `CiliumNetworkPolicy`, field for field; what this version refuses is refused by name in the check.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,9 @@ pub struct PolicyRule {
     pub labels: Option<Vec<BTreeMap<String, String>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// Where in its document the rule stands: `spec` or `specs[n]`; filled by the parser.
+    #[serde(skip)]
+    pub path: Arc<str>,
 }
 
 /// Whether the rule turns on default deny; unset: it does for each direction that it has a section for.

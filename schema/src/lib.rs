@@ -7,16 +7,30 @@
 //! Pure: no file, socket, clock or thread. It knows nothing of tables, identities or the kernel, and nothing of where
 //! the bytes came from beyond a path to show.
 #![forbid(unsafe_code)]
+#![allow(dead_code)]
 
 mod cidr_filter;
+mod cidr_list;
 mod cilium_policy;
+pub mod code;
+mod diagnostic;
+mod document;
 mod duration;
 mod endpoint;
+mod inventory;
+mod kinds;
 mod kubernetes;
+mod locate;
+mod marked;
 mod meta;
 mod node;
 mod node_config;
 mod object;
+mod parse;
+mod place;
+mod prefix;
+mod prefixes;
+mod problem;
 mod selector;
 
 pub use cidr_filter::{CidrFilterSpec, CidrList, FilterMatch, XdpMode};
@@ -24,13 +38,19 @@ pub use cilium_policy::{
     CidrRule, EgressDenyRule, EgressRule, EnableDefaultDeny, Entity, IcmpFamily, IcmpField, IcmpRule, IcmpType,
     IngressDenyRule, IngressRule, PolicyRule, PortNumber, PortProtocol, PortRule, Protocol,
 };
+pub use diagnostic::{Diagnostic, Diagnostics};
 pub use endpoint::{Attach, EndpointSpec, HostTrue, NamedPort};
+pub use inventory::{Inventory, assemble, parse};
 pub use kubernetes::{
     IntOrString, IpBlock, KubernetesNetworkPolicySpec, NamespaceSpec, NetworkPolicyEgressRule,
     NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, PolicyType,
 };
+pub use locate::{locate, locate_list_entry};
 pub use meta::{Metadata, ObjectKey};
 pub use node::NodeSpec;
 pub use node_config::{AttachMode, ConntrackTimeouts, NodeConfigSpec, TableLimits};
 pub use object::{ContentHash, File, Object, Origin, Spec};
+pub use parse::{Options, ParsedFile, is_manifest, parse_file};
+pub use place::Position;
+pub use prefixes::Prefixes;
 pub use selector::{LabelSelector, Operator, Requirement};

@@ -1,10 +1,13 @@
 use std::{fmt, sync::Arc};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
     CidrFilterSpec, EndpointSpec, KubernetesNetworkPolicySpec, Metadata, NamespaceSpec, NodeConfigSpec, NodeSpec,
-    ObjectKey, PolicyRule,
+    ObjectKey, PolicyRule, Prefixes,
 };
 
 /// SHA-256 of a file's bytes.
@@ -32,12 +35,13 @@ pub struct File {
     pub hash: ContentHash,
 }
 
-/// Where an object stands: its file and the byte offset of its document.
+/// Where an object stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub path: Arc<str>,
     pub file: ContentHash,
-    /// Index of the document in its file, from 0.
+    /// Index of the object among those of its file, from 0: empty documents do not count, the items of a `List` count
+    /// one each.
     pub document: usize,
     /// Line of the document's first key, from 1.
     pub line: usize,
@@ -72,4 +76,81 @@ pub enum Spec {
     KubernetesNetworkPolicy(Arc<KubernetesNetworkPolicySpec>),
     /// `v1 Namespace`: its labels are what `namespaceSelector` selects by.
     Namespace(Arc<NamespaceSpec>),
+}
+
+impl Spec {
+    /// The canonical fields below the header: `spec`, or `spec` and `specs`.
+    fn to_fields(&self) -> Vec<(String, Value)> {
+        // The types have no maps with other than text keys and no failing serializers.
+        let value = |spec: Result<Value, serde_json::Error>| spec.unwrap_or(Value::Null);
+        match self {
+            Self::NodeConfig(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
+            Self::Node(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
+            Self::Endpoint(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
+            Self::CidrFilter(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
+            Self::KubernetesNetworkPolicy(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
+            Self::NetworkPolicy(rules) | Self::ClusterwideNetworkPolicy(rules) => {
+                let (one, several): (Vec<_>, Vec<_>) = rules.iter().partition(|rule| &*rule.path == "spec");
+                let mut fields = Vec::new();
+                fields.extend(one.first().map(|rule| ("spec".to_owned(), value(serde_json::to_value(rule)))));
+                if !several.is_empty() {
+                    fields.push(("specs".to_owned(), value(serde_json::to_value(several))));
+                }
+                fields
+            }
+            Self::Namespace(_) => Vec::new(),
+        }
+    }
+}
+
+impl Object {
+    /// The object as a manifest: defaults filled in, lists sorted, comments gone.
+    pub fn to_value(&self) -> Value {
+        manifest(&self.api_version, &self.key.kind, &self.metadata, &self.spec)
+    }
+}
+
+fn manifest(api_version: &str, kind: &str, metadata: &Metadata, spec: &Spec) -> Value {
+    let mut value = json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata });
+    if let Some(fields) = value.as_object_mut() {
+        fields.extend(spec.to_fields());
+    }
+    value
+}
+
+/// The hash of an object's meaning. Prefix lists go in by their digests: as JSON they would cost more than parsing.
+pub(crate) fn object_hash(key: &ObjectKey, metadata: &Metadata, spec: &Spec, lists: &[ContentHash]) -> ContentHash {
+    let text = match spec {
+        Spec::CidrFilter(filter) => {
+            let bare = CidrFilterSpec { cidrs: Prefixes::default(), lists: Vec::new(), ..(**filter).clone() };
+            manifest(&key.group, &key.kind, metadata, &Spec::CidrFilter(Arc::new(bare))).to_string()
+        }
+        spec => manifest(&key.group, &key.kind, metadata, spec).to_string(),
+    };
+    let mut hash = Sha256::new();
+    hash.update((text.len() as u64).to_le_bytes());
+    hash.update(text);
+    for list in lists {
+        hash.update(list.0);
+    }
+    ContentHash(hash.finalize().into())
+}
+
+/// The digest of sorted prefixes.
+pub(crate) fn prefixes_digest(prefixes: &[IpNet]) -> ContentHash {
+    let mut hash = Sha256::new();
+    let mut buffer = Vec::with_capacity(prefixes.len().min(4096) * 18);
+    for chunk in prefixes.chunks(4096) {
+        buffer.clear();
+        for net in chunk {
+            // 0 to 32, or 64 to 192: it tells how many bytes follow, so that no two lists give the same text.
+            buffer.push(net.prefix_len() + if matches!(net, IpNet::V6(_)) { 64 } else { 0 });
+            match net {
+                IpNet::V4(net) => buffer.extend_from_slice(&net.addr().octets()),
+                IpNet::V6(net) => buffer.extend_from_slice(&net.addr().octets()),
+            }
+        }
+        hash.update(&buffer);
+    }
+    ContentHash(hash.finalize().into())
 }

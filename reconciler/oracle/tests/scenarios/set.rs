@@ -66,10 +66,8 @@ fn object(document: Value) -> Object {
         (_, "NodeConfig") => Spec::NodeConfig(typed(spec)),
         (_, "CidrFilter") => {
             let mut filter: CidrFilterSpec = serde_yaml::from_value(spec).expect("filter");
-            let parsed =
-                |texts: &[String]| texts.iter().map(|text| text.parse().expect("a prefix")).collect::<Vec<_>>();
-            filter.exceptions = parsed(&filter.allow);
-            filter.lists = vec![CidrList { rule_path: "spec.cidrs".to_owned(), prefixes: parsed(&filter.cidrs) }];
+            filter.exceptions = filter.allow.to_vec();
+            filter.lists = vec![CidrList { rule_path: "spec.cidrs".to_owned(), prefixes: filter.cidrs.shared() }];
             Spec::CidrFilter(Arc::new(filter))
         }
         ("v1", "Namespace") => Spec::Namespace(Arc::new(NamespaceSpec)),

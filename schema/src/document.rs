@@ -1,0 +1,131 @@
+//! From bytes to documents: encoding, the split at `---`, and the header that picks the type.
+use std::borrow::Cow;
+
+/// One YAML document of a file, as a slice of its text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DocumentText<'a> {
+    pub text: &'a str,
+    /// Byte offset of `text` in the file.
+    pub offset: usize,
+}
+
+/// The text of a manifest without its byte order mark, and how many bytes that took away; or where UTF-8 ends.
+pub(crate) fn decode(bytes: &[u8]) -> Result<(&str, usize), usize> {
+    let (bytes, skipped) = match bytes.strip_prefix(b"\xef\xbb\xbf") {
+        Some(rest) => (rest, 3),
+        None => (bytes, 0),
+    };
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok((text, skipped)),
+        Err(error) => Err(error.valid_up_to() + skipped),
+    }
+}
+
+/// The documents that are not empty. `---` and `...` at the start of a line always end a document in YAML, even inside
+/// a scalar, so lines are enough to find them; each document can then be parsed, and fail, alone.
+pub(crate) fn split(text: &str, base: usize) -> Vec<DocumentText<'_>> {
+    let mut documents = Vec::new();
+    let mut start = 0;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let end = at + line.len();
+        if is_marker(line, "---") {
+            push(&mut documents, text, start, at, base);
+            start = at;
+        } else if is_marker(line, "...") {
+            push(&mut documents, text, start, at, base);
+            start = end;
+        }
+        at = end;
+    }
+    push(&mut documents, text, start, text.len(), base);
+    documents
+}
+
+fn is_marker(line: &str, marker: &str) -> bool {
+    let rest = line.strip_prefix(marker);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']))
+}
+
+fn push<'a>(documents: &mut Vec<DocumentText<'a>>, text: &'a str, start: usize, end: usize, base: usize) {
+    let text = &text[start..end];
+    let empty = text.lines().all(|line| {
+        let line = line.strip_prefix("---").unwrap_or(line).trim();
+        line.is_empty() || line.starts_with('#') || line.starts_with('%')
+    });
+    if !empty {
+        documents.push(DocumentText { text, offset: base + start });
+    }
+}
+
+/// What picks the type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Header<'a> {
+    pub api_version: Option<Cow<'a, str>>,
+    pub kind: Option<Cow<'a, str>>,
+}
+
+/// The header of a document in block style, by its lines alone, without parsing what may be half a million entries
+/// below it. `None`: this needs a real parser. The strict pass compares the answer with what it read itself.
+pub(crate) fn scan_header(text: &str) -> Option<Header<'_>> {
+    let mut header = Header::default();
+    for line in text.lines() {
+        let (slot, rest) = if let Some(rest) = line.strip_prefix("apiVersion:") {
+            (&mut header.api_version, rest)
+        } else if let Some(rest) = line.strip_prefix("kind:") {
+            (&mut header.kind, rest)
+        } else {
+            continue;
+        };
+        if slot.is_some() || !rest.starts_with(' ') {
+            return None;
+        }
+        let value = rest.split(" #").next().unwrap_or(rest).trim();
+        let plain = value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'/' | b'-'));
+        if value.is_empty() || !plain {
+            return None;
+        }
+        *slot = Some(Cow::Borrowed(value));
+        if header.api_version.is_some() && header.kind.is_some() {
+            return Some(header);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(text: &str) -> Vec<&str> {
+        split(text, 0).into_iter().map(|document| document.text).collect()
+    }
+
+    #[test]
+    fn splits_at_markers_and_skips_empty_documents() {
+        assert_eq!(texts("a: 1\n---\nb: 2\n"), ["a: 1\n", "---\nb: 2\n"]);
+        assert_eq!(texts("---\n# only a comment\n---\n\n--- # x\na: 1\n...\n"), ["--- # x\na: 1\n"]);
+        assert_eq!(texts("%YAML 1.2\n---\na: 1\n"), ["---\na: 1\n"]);
+        assert_eq!(texts("a: |\n  ---\n"), ["a: |\n  ---\n"]);
+        assert_eq!(texts("a: 1\r\n---\r\nb: 2"), ["a: 1\r\n", "---\r\nb: 2"]);
+        assert_eq!(texts("---x: 1\n"), ["---x: 1\n"]);
+        assert!(texts("").is_empty());
+    }
+
+    #[test]
+    fn offsets_are_in_the_file() {
+        let (text, skipped) = decode(b"\xef\xbb\xbfa: 1\n---\nb: 2\n").unwrap();
+        assert_eq!(split(text, skipped)[1].offset, 8);
+        assert_eq!(decode(b"a: \xff"), Err(3));
+    }
+
+    #[test]
+    fn scans_only_what_is_plain() {
+        let header = scan_header("# x\nkind: Node # y\r\napiVersion: weir/v1alpha1\nspec: {}\n").unwrap();
+        assert_eq!(header.kind.as_deref(), Some("Node"));
+        assert_eq!(header.api_version.as_deref(), Some("weir/v1alpha1"));
+        assert_eq!(scan_header("{kind: Node, apiVersion: v1}"), None);
+        assert_eq!(scan_header("kind: \"Node\"\napiVersion: v1\n"), None);
+        assert_eq!(scan_header("kind: Node\n  kind: x\n"), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! The kinds that are read: the one list of them, and the shape of the documents around their specs.
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::{
+    CidrFilterSpec, EndpointSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NodeConfigSpec, NodeSpec, PolicyRule,
+    Spec,
+    meta::{LenientMetadata, StrictMetadata},
+};
+
+/// Whether objects of a kind have a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Namespaced,
+    /// One namespace for the whole set, written as the empty one.
+    Cluster,
+}
+
+/// One kind: how its documents are read.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    pub api_version: &'static str,
+    pub kind: &'static str,
+    pub scope: Scope,
+    /// The strict pass over a document's text.
+    pub read: fn(&str) -> Result<Draft, serde_yaml::Error>,
+    /// The same from a tree, for what has no text of its own.
+    pub read_tree: fn(serde_json::Value) -> Result<Draft, serde_json::Error>,
+    pub schema: fn() -> Schema,
+}
+
+impl Kind {
+    const fn new<D: Document>(api_version: &'static str, kind: &'static str, scope: Scope) -> Self {
+        Self {
+            api_version,
+            kind,
+            scope,
+            read: |text| serde_yaml::from_str::<D>(text).map(D::draft),
+            read_tree: |tree| serde_json::from_value::<D>(tree).map(D::draft),
+            schema: || schemars::schema_for!(D),
+        }
+    }
+
+    pub fn group(&self) -> &'static str {
+        group(self.api_version)
+    }
+
+    /// Its kinds are ours: metadata is strict, too.
+    pub fn is_ours(&self) -> bool {
+        self.group() == "weir"
+    }
+}
+
+/// The group of an apiVersion, empty for Kubernetes' core.
+pub(crate) fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+const WEIR: &str = "weir/v1alpha1";
+const CILIUM: &str = "cilium.io/v2";
+
+/// Every kind.
+pub(crate) static KINDS: &[Kind] = &[
+    Kind::new::<Manifest<NodeConfigSpec>>(WEIR, "NodeConfig", Scope::Cluster),
+    Kind::new::<Manifest<NodeSpec>>(WEIR, "Node", Scope::Cluster),
+    Kind::new::<Manifest<EndpointSpec>>(WEIR, "Endpoint", Scope::Namespaced),
+    Kind::new::<Manifest<CidrFilterSpec>>(WEIR, "CidrFilter", Scope::Namespaced),
+    Kind::new::<PolicyManifest>(WEIR, "NetworkPolicy", Scope::Namespaced),
+    Kind::new::<CiliumManifest>(CILIUM, "CiliumNetworkPolicy", Scope::Namespaced),
+    Kind::new::<ClusterwideManifest>(CILIUM, "CiliumClusterwideNetworkPolicy", Scope::Cluster),
+    Kind::new::<KubernetesManifest<KubernetesNetworkPolicySpec>>(
+        "networking.k8s.io/v1",
+        "NetworkPolicy",
+        Scope::Namespaced,
+    ),
+    Kind::new::<NamespaceManifest>("v1", "Namespace", Scope::Cluster),
+];
+
+/// Kinds of the language that come later.
+pub(crate) const PLANNED: &[(&str, &str)] =
+    &[(WEIR, "Service"), (WEIR, "FlowTest"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
+
+/// A document after the strict pass.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub api_version: String,
+    pub kind: String,
+    pub metadata: StrictMetadata,
+    pub spec: Spec,
+}
+
+trait Document: DeserializeOwned + JsonSchema {
+    fn draft(self) -> Draft;
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Manifest<S> {
+    api_version: String,
+    kind: String,
+    metadata: StrictMetadata,
+    spec: S,
+}
+
+impl<S: DeserializeOwned + JsonSchema + Into<Spec>> Document for Manifest<S> {
+    fn draft(self) -> Draft {
+        Draft { api_version: self.api_version, kind: self.kind, metadata: self.metadata, spec: self.spec.into() }
+    }
+}
+
+/// What an API server adds and nobody needs.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct Ignored(#[allow(dead_code, reason = "read over")] serde::de::IgnoredAny);
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct KubernetesManifest<S> {
+    api_version: String,
+    kind: String,
+    metadata: LenientMetadata,
+    spec: S,
+    /// Read over.
+    #[serde(default, rename = "status")]
+    #[schemars(with = "serde_json::Value")]
+    _status: Option<Ignored>,
+}
+
+impl<S: DeserializeOwned + JsonSchema + Into<Spec>> Document for KubernetesManifest<S> {
+    fn draft(self) -> Draft {
+        Draft { api_version: self.api_version, kind: self.kind, metadata: self.metadata.into(), spec: self.spec.into() }
+    }
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NamespaceManifest {
+    api_version: String,
+    kind: String,
+    metadata: LenientMetadata,
+    /// Read over.
+    #[serde(default, rename = "spec")]
+    #[schemars(with = "serde_json::Value")]
+    _spec: Option<Ignored>,
+    /// Read over.
+    #[serde(default, rename = "status")]
+    #[schemars(with = "serde_json::Value")]
+    _status: Option<Ignored>,
+}
+
+impl Document for NamespaceManifest {
+    fn draft(self) -> Draft {
+        let spec = Spec::Namespace(Arc::new(NamespaceSpec));
+        Draft { api_version: self.api_version, kind: self.kind, metadata: self.metadata.into(), spec }
+    }
+}
+
+/// A policy's rules: `spec`, or `specs`, or both.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PolicyManifest {
+    api_version: String,
+    kind: String,
+    metadata: StrictMetadata,
+    /// One rule.
+    #[serde(default)]
+    spec: Option<PolicyRule>,
+    /// Several rules.
+    #[serde(default)]
+    specs: Option<Vec<PolicyRule>>,
+}
+
+impl Document for PolicyManifest {
+    fn draft(self) -> Draft {
+        let spec = Spec::NetworkPolicy(rules(self.spec, self.specs));
+        Draft { api_version: self.api_version, kind: self.kind, metadata: self.metadata, spec }
+    }
+}
+
+/// A policy's rules: `spec`, or `specs`, or both.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CiliumManifest {
+    api_version: String,
+    kind: String,
+    metadata: LenientMetadata,
+    /// One rule.
+    #[serde(default)]
+    spec: Option<PolicyRule>,
+    /// Several rules.
+    #[serde(default)]
+    specs: Option<Vec<PolicyRule>>,
+    /// Read over.
+    #[serde(default, rename = "status")]
+    #[schemars(with = "serde_json::Value")]
+    _status: Option<Ignored>,
+}
+
+impl Document for CiliumManifest {
+    fn draft(self) -> Draft {
+        let spec = Spec::NetworkPolicy(rules(self.spec, self.specs));
+        Draft { api_version: self.api_version, kind: self.kind, metadata: self.metadata.into(), spec }
+    }
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct ClusterwideManifest(CiliumManifest);
+
+impl Document for ClusterwideManifest {
+    fn draft(self) -> Draft {
+        let draft = self.0.draft();
+        let spec = match draft.spec {
+            Spec::NetworkPolicy(rules) => Spec::ClusterwideNetworkPolicy(rules),
+            other => other,
+        };
+        Draft { spec, ..draft }
+    }
+}
+
+fn rules(spec: Option<PolicyRule>, specs: Option<Vec<PolicyRule>>) -> Arc<[PolicyRule]> {
+    let one = spec.map(|rule| PolicyRule { path: "spec".into(), ..rule });
+    let several = specs.unwrap_or_default().into_iter().enumerate();
+    let several = several.map(|(index, rule)| PolicyRule { path: format!("specs[{index}]").into(), ..rule });
+    one.into_iter().chain(several).collect()
+}
+
+macro_rules! into_spec {
+    ($($spec:ty => $variant:ident),* $(,)?) => {
+        $(impl From<$spec> for Spec {
+            fn from(spec: $spec) -> Self {
+                Self::$variant(Arc::new(spec))
+            }
+        })*
+    };
+}
+
+into_spec! {
+    NodeConfigSpec => NodeConfig,
+    NodeSpec => Node,
+    EndpointSpec => Endpoint,
+    KubernetesNetworkPolicySpec => KubernetesNetworkPolicy,
+}
+
+impl From<CidrFilterSpec> for Spec {
+    fn from(spec: CidrFilterSpec) -> Self {
+        Self::CidrFilter(Arc::new(spec.with_own_lists()))
+    }
+}
