@@ -11,13 +11,14 @@
 //! |---|---|---|
 //! | leaf | value (24) | the answer; 0 is "no prefix covers this" |
 //! | bucket | line (30) | compare with the prefixes of one line, longest first; the first that covers is the answer, none is 0 |
-//! | index | line (26), stride − 1 (4) | `2^stride` cells from that line on, indexed by the next `stride` bits of the address |
+//! | index | line (25), stride (5) | `2^stride` cells from that line on, indexed by the next `stride` bits of the address |
 //! | skip | line (30) | one line: all prefixes below agree in the bits up to a position; on a mismatch the answer is the line's default |
 //!
 //! A bucket line holds, for IPv4, 8 × (prefix bits, len_value), for IPv6 3 × (4 words of prefix bits, most significant
 //! first, len_value) and an unused word; `len_value` is `(length + 1) << 24 | value`, 0 is an empty slot and ends the
 //! bucket. A skip line: word 0 the next cell, 1 the default leaf, 2 the bit position after the skipped bits, 4..8 the
-//! expected address bits (IPv6 as in a bucket; IPv4 in word 4). Bits after the length are zero everywhere.
+//! expected address bits (IPv6 as in a bucket; IPv4 in word 4). Bits after the length are zero everywhere. An index may
+//! reach beyond the address's last bit: the bits there count as zero.
 
 /// One line of a tree.
 #[repr(C, align(64))]
@@ -38,7 +39,9 @@ pub const BUCKET_V4: usize = 8;
 pub const BUCKET_V6: usize = 3;
 /// No index is narrower: 16 cells are one line.
 pub const STRIDE_MIN: u32 = 4;
-pub const STRIDE_MAX: u32 = 16;
+pub const STRIDE_MAX: u32 = 20;
+/// Most lines that a tree can have: an index cell has this many bits for its line.
+pub const LINES_MAX: u32 = 1 << 25;
 /// Levels that a lookup follows before it gives up; a tree that is deeper is not built.
 pub const LEVELS_V4: u32 = 16;
 pub const LEVELS_V6: u32 = 40;
@@ -72,7 +75,7 @@ impl Cell {
 
     #[inline(always)]
     pub const fn index(line: u32, stride: u32) -> Self {
-        Self((KIND_INDEX << 30) | ((stride - 1) << 26) | line)
+        Self((KIND_INDEX << 30) | (stride << 25) | line)
     }
 
     #[inline(always)]
@@ -99,12 +102,12 @@ impl Cell {
     /// The first line of an index.
     #[inline(always)]
     pub const fn index_line(self) -> u32 {
-        self.0 & 0x03ff_ffff
+        self.0 & (LINES_MAX - 1)
     }
 
     #[inline(always)]
     pub const fn stride(self) -> u32 {
-        ((self.0 >> 26) & 0xf) + 1
+        (self.0 >> 25) & 0x1f
     }
 }
 
