@@ -51,8 +51,8 @@ item!(IngressDenyRule { from_endpoints, from_cidr, from_cidr_set, from_entities,
 item!(EgressRule { to_endpoints, to_cidr, to_cidr_set, to_entities, to_nodes }, egress);
 item!(EgressDenyRule { to_endpoints, to_cidr, to_cidr_set, to_entities, to_nodes }, egress_deny);
 
-fn items<'a>(rule: &'a PolicyRule, direction: Direction, root: &str) -> Vec<Item<'a>> {
-    let at = |section: &str, i: usize| format!("{root}.{section}[{i}]");
+fn items(rule: &PolicyRule, direction: Direction) -> Vec<Item<'_>> {
+    let at = |section: &str, i: usize| format!("{}.{section}[{i}]", rule.path);
     match direction {
         Direction::Ingress => {
             let deny = rule.ingress_deny.iter().flatten().enumerate();
@@ -85,14 +85,13 @@ pub(crate) fn default_deny(rule: &PolicyRule, direction: Direction) -> bool {
 pub(crate) fn matches(
     world: &World<'_>,
     object: &Object,
-    root: &str,
     rule: &PolicyRule,
     namespace: Option<&str>,
     question: &Question<'_>,
 ) -> Vec<Match> {
     let mut found = Vec::new();
     let receiver = world.receiver(question.receiver);
-    for item in items(rule, question.direction, root) {
+    for item in items(rule, question.direction) {
         let Some(any_peer) = peer_matches(world, &item, namespace, question.peer) else { continue };
         for (shape, rest) in ports::matches(item.to_ports, item.icmps, question.protocol, receiver) {
             let rule = RuleId { object: object.key.clone(), path: format!("{}{rest}", item.path) };

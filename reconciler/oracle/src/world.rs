@@ -75,7 +75,7 @@ impl<'a> World<'a> {
                 Spec::NetworkPolicy(rules) | Spec::ClusterwideNetworkPolicy(rules) => {
                     let clusterwide = matches!(object.spec, Spec::ClusterwideNetworkPolicy(_));
                     let namespace = (!clusterwide).then_some(&*object.key.namespace);
-                    for (n, rule) in rules.iter().enumerate() {
+                    for rule in rules.iter() {
                         let selected = match end {
                             Peer::Endpoint(..) => rule
                                 .endpoint_selector
@@ -90,8 +90,7 @@ impl<'a> World<'a> {
                             continue;
                         }
                         default_deny |= cilium::default_deny(rule, direction);
-                        let root = if rules.len() == 1 { "spec".to_owned() } else { format!("specs[{n}]") };
-                        matches.extend(cilium::matches(self, object, &root, rule, namespace, question));
+                        matches.extend(cilium::matches(self, object, rule, namespace, question));
                     }
                 }
                 Spec::KubernetesNetworkPolicy(spec) => {

@@ -1,10 +1,8 @@
-//! Manifests to objects, without the checks: the tests write only what is valid.
+//! Manifests to objects, as seen by one node.
 use std::{net::IpAddr, sync::Arc};
 
-use serde::Deserialize;
-use serde_yaml::Value;
 use weir_oracle::{Flow, FlowProtocol, Judgement, Verdict, World};
-use weir_schema::{CidrFilterSpec, CidrList, ContentHash, Metadata, NamespaceSpec, Object, ObjectKey, Origin, Spec};
+use weir_schema::{ContentHash, File, Object, Options, parse};
 
 /// A set of objects as node `n1` sees it.
 pub struct Set {
@@ -47,55 +45,14 @@ pub const REMOTE6: &str = "2001:db8::2";
 pub const WORLD: &str = "198.51.100.7";
 pub const WORLD6: &str = "2001:db8:f00::7";
 
-fn typed<T: for<'de> Deserialize<'de>>(spec: Value) -> Arc<T> {
-    Arc::new(serde_yaml::from_value(spec).expect("the spec of a test"))
-}
-
-fn object(document: Value) -> Object {
-    let text = |key: &str| document[key].as_str().expect("apiVersion and kind").to_owned();
-    let (api_version, kind) = (text("apiVersion"), text("kind"));
-    let metadata: Metadata = serde_yaml::from_value(document["metadata"].clone()).expect("metadata");
-    let spec = document["spec"].clone();
-    let rules = || match document.get("specs") {
-        Some(specs) => serde_yaml::from_value::<Vec<_>>(specs.clone()).expect("specs").into(),
-        None => vec![serde_yaml::from_value(spec.clone()).expect("spec")].into(),
-    };
-    let spec = match (api_version.as_str(), kind.as_str()) {
-        (_, "Node") => Spec::Node(typed(spec)),
-        (_, "Endpoint") => Spec::Endpoint(typed(spec)),
-        (_, "NodeConfig") => Spec::NodeConfig(typed(spec)),
-        (_, "CidrFilter") => {
-            let mut filter: CidrFilterSpec = serde_yaml::from_value(spec).expect("filter");
-            filter.exceptions = filter.allow.to_vec();
-            filter.lists = vec![CidrList { rule_path: "spec.cidrs".to_owned(), prefixes: filter.cidrs.shared() }];
-            Spec::CidrFilter(Arc::new(filter))
-        }
-        ("v1", "Namespace") => Spec::Namespace(Arc::new(NamespaceSpec)),
-        ("networking.k8s.io/v1", "NetworkPolicy") => Spec::KubernetesNetworkPolicy(typed(spec)),
-        (_, "NetworkPolicy" | "CiliumNetworkPolicy") => Spec::NetworkPolicy(rules()),
-        (_, "CiliumClusterwideNetworkPolicy") => Spec::ClusterwideNetworkPolicy(rules()),
-        other => panic!("no such kind: {other:?}"),
-    };
-    Object {
-        key: ObjectKey {
-            group: api_version.split_once('/').map_or("", |(group, _)| group).into(),
-            kind: kind.as_str().into(),
-            namespace: metadata.namespace.as_str().into(),
-            name: metadata.name.as_str().into(),
-        },
-        api_version: api_version.into(),
-        metadata,
-        spec,
-        origin: Origin { path: "test.yaml".into(), file: ContentHash([0; 32]), document: 0, line: 1 },
-        hash: ContentHash([0; 32]),
-    }
-}
-
 /// The cluster and more manifests.
 pub fn set(manifests: &str) -> Set {
-    let documents = [CLUSTER, manifests].map(serde_yaml::Deserializer::from_str).into_iter().flatten();
-    let values = documents.map(|document| Value::deserialize(document).expect("YAML"));
-    let objects = values.filter(|value| !value.is_null()).map(|value| Arc::new(object(value))).collect();
+    let bytes: Arc<[u8]> = format!("{CLUSTER}---\n{manifests}").into_bytes().into();
+    let file = File { path: "test.yaml".into(), bytes, hash: ContentHash([0; 32]) };
+    let objects = match parse(&[file], &Options::default()) {
+        Ok(inventory) => inventory.objects().cloned().collect(),
+        Err(errors) => panic!("{manifests}\n{errors:?}"),
+    };
     Set { objects, host: vec!["192.0.2.9".parse().expect("an address")] }
 }
 
