@@ -18,6 +18,7 @@ mod privilege;
 mod setup;
 mod soak;
 mod suite;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ cargo xtask VERB
   demo                the main job, in namespaces of its own, with real traffic
   test [--quick]      formatting, lints, every test, and the oldest kernel under emulation
                       (--quick: short campaigns, no emulation)
+  vm                  the oldest kernel (Debian's 6.1) under software emulation: load, attach, packets, quickstart
   bench [ARGS]        the benchmarks; ARGS go to them (--check exits 1 on a missed target)
   soak --minutes N    the campaigns at full count, again and again with new seeds
 
@@ -59,6 +61,7 @@ fn run(words: &[&str]) -> Result<(), Failure> {
         ["build"] => workspace::build_binary().map(|binary| println!("{}", binary.display())),
         ["test"] => suite::run(campaign::Campaign::Ci),
         ["test", "--quick"] => suite::run(campaign::Campaign::Quick),
+        ["vm"] => vm::run(),
         ["bench", arguments @ ..] => bench::run(arguments),
         ["soak", "--minutes", minutes] => match minutes.parse() {
             Ok(minutes) if minutes > 0 => soak::run(minutes),

@@ -7,7 +7,7 @@ use crate::{
     command::{Call, heading},
     failure::Failure,
     libtest::Tally,
-    privilege, setup, workspace,
+    privilege, setup, vm, workspace,
 };
 
 /// What bpftool must say of the kernel; without these no test can mean anything.
@@ -34,7 +34,10 @@ pub fn run(campaign: Campaign) -> Result<(), Failure> {
         record(&mut tally, &what, call.show().run());
     }
     match workspace::build_binary() {
-        Ok(_) => tests(campaign, &mut tally)?,
+        Ok(_) => {
+            tests(campaign, &mut tally)?;
+            emulated(campaign, &mut tally);
+        }
         failure => record(&mut tally, "the binary", failure.map(drop)),
     }
     println!("\n{} s in all", start.elapsed().as_secs());
@@ -110,6 +113,18 @@ fn tests(campaign: Campaign, tally: &mut Tally) -> Result<(), Failure> {
     }
     tally.add(run);
     Ok(())
+}
+
+/// The same programs on the oldest supported kernel.
+fn emulated(campaign: Campaign, tally: &mut Tally) {
+    if campaign == Campaign::Quick {
+        println!("\nleft out by --quick: the oldest kernel (cargo xtask vm), and campaigns at more than a few cases");
+        return;
+    }
+    match vm::checks() {
+        Ok(run) => tally.add(run),
+        failure => record(tally, "the oldest kernel", failure.map(drop)),
+    }
 }
 
 /// The closing line, last on standard output.
