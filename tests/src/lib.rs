@@ -1,1 +1,5 @@
+//! Tests of the whole: against the binary and the real kernel.
+//!
+//! What the tests share lives here; each file in `tests/` is one subject.
 
+pub mod property;
