@@ -11,6 +11,9 @@ pub mod identity {
     pub const REMOTE_NODE: u32 = 6;
     pub const KUBE_APISERVER: u32 = 7;
     pub const INGRESS: u32 = 8;
+    /// World addresses of one family, where a policy tells the families apart.
+    pub const WORLD_IPV4: u32 = 9;
+    pub const WORLD_IPV6: u32 = 10;
     pub const FIRST_LOCAL: u32 = 256;
     pub const MAX: u32 = (1 << 24) - 1;
 }
