@@ -1,1 +1,25 @@
+//! Where manifests come from: a directory, a file, standard input (later git and etcd).
+//!
+//! A source delivers a [`Revision`]: every file below its root as (path, bytes, SHA-256), or an error. It promises that
+//! a revision is a state that really existed ([`DirSource::settled`]: two equal looks), and that a root that is
+//! missing, unmounted or half listed is an error and never an empty set. [`Watch`] follows a directory: events are
+//! only hints, each one means "look again".
+//!
+//! It must never know a kind, parse a manifest, or write.
+#![forbid(unsafe_code)]
 
+mod dir;
+mod error;
+mod hints;
+mod mentioned;
+mod revision;
+mod spec;
+mod stamp;
+mod walk;
+mod watch;
+
+pub use dir::{DirSource, Effort, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, Scan};
+pub use error::SourceError;
+pub use revision::{Revision, SourceFile, read_stdin};
+pub use spec::SourceSpec;
+pub use watch::{Outcome, Watch, WatchOptions};

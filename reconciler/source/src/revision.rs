@@ -1,0 +1,118 @@
+use std::{
+    fmt,
+    io::{self, Read},
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{MAX_FILE_BYTES, SourceError};
+
+/// One file, whatever the source.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SourceFile {
+    /// Below the source's root, with `/`.
+    pub path: Arc<str>,
+    pub bytes: Arc<[u8]>,
+    /// SHA-256 of `bytes`.
+    pub hash: [u8; 32],
+}
+
+impl SourceFile {
+    pub fn new(path: impl Into<Arc<str>>, bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
+        let hash = Sha256::digest(&bytes).into();
+        Self { path: path.into(), bytes, hash }
+    }
+
+    /// Whether the name says that it holds manifests; the others are there for manifests to refer to.
+    pub fn is_manifest(&self) -> bool {
+        is_manifest(&self.path)
+    }
+}
+
+impl fmt::Debug for SourceFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes)", self.path, self.bytes.len())
+    }
+}
+
+pub(crate) fn is_manifest(path: &str) -> bool {
+    path.ends_with(".yaml") || path.ends_with(".yml")
+}
+
+/// The whole desired state as a source delivered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// Of the list of (path, hash), as 16 hexadecimal digits: equal content under equal names, equal id.
+    pub id: String,
+    /// Sorted by path, no path twice.
+    pub files: Vec<SourceFile>,
+}
+
+impl Revision {
+    pub fn new(mut files: Vec<SourceFile>) -> Self {
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        files.dedup_by(|a, b| a.path == b.path);
+        let mut digest = Sha256::new();
+        for file in &files {
+            digest.update((file.path.len() as u64).to_be_bytes());
+            digest.update(file.path.as_bytes());
+            digest.update(file.hash);
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let id = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { id, files }
+    }
+
+    pub fn manifests(&self) -> impl Iterator<Item = &SourceFile> {
+        self.files.iter().filter(|file| file.is_manifest())
+    }
+
+    pub fn get(&self, path: &str) -> Option<&SourceFile> {
+        self.files.binary_search_by(|file| (*file.path).cmp(path)).ok().map(|at| &self.files[at])
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes.len() as u64).sum()
+    }
+}
+
+/// The revision that standard input is: one manifest called `stdin.yaml`.
+pub fn read_stdin(input: impl Read) -> Result<Revision, SourceError> {
+    let path = || "standard input".into();
+    let mut bytes = Vec::new();
+    let read = |bytes: &mut Vec<u8>| -> io::Result<usize> { input.take(MAX_FILE_BYTES + 1).read_to_end(bytes) };
+    read(&mut bytes).map_err(|cause| SourceError::Unreadable { path: path(), cause })?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(SourceError::FileTooLarge { path: path(), limit: MAX_FILE_BYTES });
+    }
+    Ok(Revision::new(vec![SourceFile::new("stdin.yaml", bytes)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_is_of_names_and_content() {
+        let revision = |files: &[(&str, &str)]| {
+            Revision::new(files.iter().map(|(path, bytes)| SourceFile::new(*path, bytes.as_bytes())).collect()).id
+        };
+        let id = revision(&[("a", "x"), ("b", "y")]);
+        assert_eq!(id.len(), 16);
+        assert_eq!(id, revision(&[("b", "y"), ("a", "x")]), "the order of delivery does not matter");
+        assert_ne!(id, revision(&[("a", "y"), ("b", "x")]));
+        assert_ne!(id, revision(&[("a", "x")]));
+        assert_ne!(revision(&[("ab", "")]), revision(&[("a", "")]));
+    }
+
+    #[test]
+    fn standard_input_is_one_manifest() {
+        let revision = read_stdin(&b"kind: Node\n"[..]).unwrap();
+        assert_eq!(revision.manifests().count(), 1);
+        assert_eq!(&*revision.files[0].bytes, b"kind: Node\n");
+        let endless = io::repeat(b'x');
+        assert!(matches!(read_stdin(endless), Err(SourceError::FileTooLarge { .. })));
+    }
+}
