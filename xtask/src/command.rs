@@ -70,6 +70,12 @@ impl Call {
         if status.success() { Ok(()) } else { Err(Failure::Exit { command: self.line(), status: status.to_string() }) }
     }
 
+    /// Runs it on the terminal, whatever its exit code; a signal's death is no exit code, and an error.
+    pub fn code(mut self) -> Result<i32, Failure> {
+        let status = self.command.status().map_err(|cause| self.start_failure(cause))?;
+        status.code().ok_or_else(|| Failure::Exit { command: self.line(), status: status.to_string() })
+    }
+
     /// Runs it on the terminal, and gives each line of its standard output to `each` as it comes.
     /// Returns whether it ended with exit code 0.
     pub fn lines(mut self, mut each: impl FnMut(&str)) -> Result<bool, Failure> {

@@ -12,6 +12,7 @@
 mod bench;
 mod campaign;
 mod command;
+mod demo;
 mod failure;
 mod libtest;
 mod privilege;
@@ -61,6 +62,11 @@ fn run(words: &[&str]) -> Result<(), Failure> {
         ["build"] => workspace::build_binary().map(|binary| println!("{}", binary.display())),
         ["test"] => suite::run(campaign::Campaign::Ci),
         ["test", "--quick"] => suite::run(campaign::Campaign::Quick),
+        ["demo"] => demo::run(),
+        // Not for people: the demo calls itself inside its namespaces.
+        ["demo-inside", weir] => demo::inside(weir),
+        ["serve", services @ ..] => demo::serve(services),
+        ["probe", targets @ ..] => demo::probe(targets),
         ["vm"] => vm::run(),
         ["bench", arguments @ ..] => bench::run(arguments),
         ["soak", "--minutes", minutes] => match minutes.parse() {
