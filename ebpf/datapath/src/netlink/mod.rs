@@ -1,0 +1,15 @@
+//! Interfaces, addresses, routes and network namespaces, by rtnetlink.
+//!
+//! Blocking, one socket, one request at a time: every call here is off the path of packets and of the flip. What is
+//! asked of another namespace is asked by a thread that enters it and ends.
+mod error;
+mod link;
+mod netns;
+mod place;
+mod socket;
+
+pub use error::NetlinkError;
+pub use link::{Link, XdpProgram};
+pub use netns::{Netns, exists as netns_exists};
+pub use place::{Place, Scope};
+pub use socket::Netlink;
