@@ -28,6 +28,8 @@ pub enum Space {
 }
 
 impl Space {
+    pub const ALL: [Self; 5] = [Self::Identity, Self::Rule, Self::Class, Self::Endpoint, Self::Incarnation];
+
     const fn range(self) -> (u32, u32) {
         match self {
             Self::Identity => (weir_abi::identity::FIRST_LOCAL, weir_abi::identity::MAX),
@@ -109,6 +111,27 @@ impl Numbering {
             .flat_map(|numbers| numbers.numbers.iter().map(|(key, a)| (&**key, a.number)))
     }
 
+    /// Takes back what a store kept of one space: the numbers, and what [`Self::bound`] said. Which commit used a key
+    /// last is not kept, so all count as used by commit `sequence`.
+    pub fn restore(
+        &mut self,
+        space: Space,
+        bound: u32,
+        numbers: impl IntoIterator<Item = (Arc<str>, u32)>,
+        sequence: u64,
+    ) {
+        let numbers: BTreeMap<Arc<str>, Assigned> =
+            numbers.into_iter().map(|(key, number)| (key, Assigned { number, used: sequence })).collect();
+        let mut free = std::collections::BTreeSet::new();
+        if space.reuses() && bound > 0 {
+            free.extend(space.range().0..bound);
+            numbers.values().for_each(|assigned| {
+                free.remove(&assigned.number);
+            });
+        }
+        self.spaces.insert(space, NumberSpace { numbers, free, next: bound });
+    }
+
     /// Frees what no commit from `oldest` on has used.
     pub fn retire(&mut self, oldest: u64) {
         for (space, numbers) in &mut self.spaces {
@@ -139,6 +162,27 @@ mod tests {
         numbering.retire(2);
         assert_eq!(numbering.get(Space::Identity, "app=web"), None);
         assert_eq!(numbering.assign(Space::Identity, "app=new", 3)?, web, "the freed number is used again");
+        Ok(())
+    }
+
+    #[test]
+    fn a_restored_numbering_goes_on_where_it_was() -> Result<(), OutOfNumbers> {
+        let mut before = Numbering::default();
+        for key in ["a", "b", "c"] {
+            before.assign(Space::Identity, key, 1)?;
+            before.assign(Space::Incarnation, key, 1)?;
+        }
+        before.assign(Space::Identity, "c", 2)?;
+        before.assign(Space::Identity, "a", 2)?;
+        before.retire(2);
+        let mut after = Numbering::default();
+        for space in [Space::Identity, Space::Incarnation] {
+            let numbers: Vec<_> = before.iter(space).map(|(key, number)| (key.into(), number)).collect();
+            after.restore(space, before.bound(space), numbers, 2);
+        }
+        assert_eq!(after, before);
+        assert_eq!(after.assign(Space::Identity, "d", 3)?, 257, "the number that b gave back");
+        assert_eq!(after.assign(Space::Incarnation, "a", 3)?, 4);
         Ok(())
     }
 
