@@ -2,12 +2,14 @@
 //!
 //! Blocking, one socket, one request at a time: every call here is off the path of packets and of the flip. What is
 //! asked of another namespace is asked by a thread that enters it and ends.
+mod clsact;
 mod error;
 mod link;
 mod netns;
 mod place;
 mod socket;
 
+pub use clsact::{Filter, Half};
 pub use error::NetlinkError;
 pub use link::{Link, XdpProgram};
 pub use netns::{Netns, exists as netns_exists};

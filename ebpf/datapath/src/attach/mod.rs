@@ -1,0 +1,386 @@
+//! Programs on devices: XDP and tcx by pinned links, clsact by filters with a priority and a handle of our own.
+//!
+//! A link's pin is `<links>/<device>=<program>`; where we made the clsact qdisc, the directory `<links>/clsact=<ifindex>`
+//! says so, for only what we made is removed. A newer program replaces an older one in place. Going from clsact to tcx
+//! or back attaches the new before it detaches the old. A foreign tcx program or filter is left alone; a foreign XDP
+//! program is a conflict.
+mod link;
+
+use std::{
+    fs, io,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
+
+use weir_plan::{Hook, HookState, XdpAttach};
+
+use crate::netlink::{Half, Link, Netlink, NetlinkError};
+
+pub use link::{BpfLink, LinkState, Target};
+
+/// Priority and handle of our clsact filters.
+const PRIORITY: u16 = 0x5e1;
+const HANDLE: u32 = 0x5e1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error("{interface} has a foreign XDP program (id {program})")]
+    ForeignXdp { interface: String, program: u32 },
+    #[error("attaching {program} to {interface}: {cause}")]
+    Attach { program: &'static str, interface: String, cause: io::Error },
+    #[error("{doing} {}: {cause}", .path.display())]
+    Pin { doing: &'static str, path: PathBuf, cause: io::Error },
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// How a program really is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    pub interface: String,
+    pub ifindex: u32,
+    pub hook: Hook,
+    pub way: Way,
+    /// Id of the program that the kernel runs there.
+    pub program: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    XdpNative,
+    XdpGeneric,
+    Tcx,
+    Clsact,
+}
+
+impl Way {
+    /// Whether this is what `want` asks for.
+    pub const fn satisfies(self, want: HookState) -> bool {
+        match want {
+            HookState::Xdp(XdpAttach::Auto) => matches!(self, Self::XdpNative | Self::XdpGeneric),
+            HookState::Xdp(XdpAttach::Native) => matches!(self, Self::XdpNative),
+            HookState::Xdp(XdpAttach::Generic) => matches!(self, Self::XdpGeneric),
+            HookState::Tcx => matches!(self, Self::Tcx),
+            HookState::Clsact => matches!(self, Self::Clsact),
+            HookState::Stale => false,
+        }
+    }
+}
+
+/// Knows where our attachments are noted.
+#[derive(Clone, Debug)]
+pub struct Attacher {
+    links: PathBuf,
+}
+
+const fn half(hook: Hook) -> Half {
+    match hook {
+        Hook::XdpIngress | Hook::FromEndpoint | Hook::FromNetwork => Half::Ingress,
+        Hook::ToEndpoint | Hook::ToNetwork => Half::Egress,
+    }
+}
+
+/// A device's name as part of a pin's: bpffs refuses dots.
+fn escape(name: &str) -> String {
+    name.chars().fold(String::new(), |mut out, character| {
+        match character {
+            '.' => out.push_str("%2e"),
+            '%' => out.push_str("%25"),
+            '=' => out.push_str("%3d"),
+            other => out.push(other),
+        }
+        out
+    })
+}
+
+fn unescape(name: &str) -> String {
+    name.replace("%2e", ".").replace("%3d", "=").replace("%25", "%")
+}
+
+impl Attacher {
+    /// `links` is a directory in a BPF file system; it is made when it is first needed.
+    pub fn new(links: PathBuf) -> Self {
+        Self { links }
+    }
+
+    fn pin(&self, interface: &str, hook: Hook) -> PathBuf {
+        self.links.join(format!("{}={}", escape(interface), hook.program()))
+    }
+
+    fn marker(&self, ifindex: u32) -> PathBuf {
+        self.links.join(format!("clsact={ifindex}"))
+    }
+
+    /// Attaches `program`, or puts it in the place of the one that is there. The reason why native XDP was not possible
+    /// comes back where `Auto` fell back to generic.
+    pub fn attach(
+        &self,
+        netlink: &mut Netlink,
+        device: &Link,
+        hook: Hook,
+        want: HookState,
+        program: BorrowedFd<'_>,
+    ) -> Result<Option<String>, AttachError> {
+        fs::create_dir_all(&self.links).map_err(|cause| self.failed("creating", &self.links, cause))?;
+        match want {
+            HookState::Xdp(mode) => self.attach_xdp(device, hook, mode, program),
+            HookState::Clsact => {
+                self.attach_clsact(netlink, device, hook, program)?;
+                self.drop_link(&device.name, hook)?;
+                Ok(None)
+            }
+            HookState::Tcx | HookState::Stale => {
+                self.attach_link(device, hook, Target::Tcx { egress: half(hook) == Half::Egress }, program)?;
+                self.drop_filter(netlink, device.ifindex, hook)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn attach_xdp(
+        &self,
+        device: &Link,
+        hook: Hook,
+        mode: XdpAttach,
+        program: BorrowedFd<'_>,
+    ) -> Result<Option<String>, AttachError> {
+        if let Some(live) =
+            self.live_link(&self.pin(&device.name, hook))?.filter(|live| live.1.ifindex == device.ifindex)
+        {
+            let native = device.xdp.is_some_and(|xdp| xdp.native);
+            let fits = match mode {
+                XdpAttach::Auto => true,
+                XdpAttach::Native => native,
+                XdpAttach::Generic => !native,
+            };
+            if fits {
+                live.0.update(program).map_err(|cause| self.refused(device, hook, cause))?;
+                return Ok(None);
+            }
+            // The kernel has one XDP program per device: the other mode needs the place.
+            drop(live);
+            self.drop_link(&device.name, hook)?;
+        } else if let Some(foreign) = device.xdp {
+            return Err(AttachError::ForeignXdp { interface: device.name.clone(), program: foreign.id });
+        }
+        let attach = |native| self.attach_link(device, hook, Target::Xdp { native }, program);
+        match mode {
+            XdpAttach::Native => attach(true).map(|()| None),
+            XdpAttach::Generic => attach(false).map(|()| None),
+            XdpAttach::Auto => match attach(true) {
+                Ok(()) => Ok(None),
+                Err(AttachError::Attach { cause, .. }) if cause.raw_os_error() != Some(libc::EPERM) => {
+                    attach(false).map(|()| Some(cause.to_string()))
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn attach_link(
+        &self,
+        device: &Link,
+        hook: Hook,
+        target: Target,
+        program: BorrowedFd<'_>,
+    ) -> Result<(), AttachError> {
+        let pin = self.pin(&device.name, hook);
+        if let Some((link, state)) = self.live_link(&pin)?
+            && state.ifindex == device.ifindex
+        {
+            return link.update(program).map_err(|cause| self.refused(device, hook, cause));
+        }
+        let link = BpfLink::create(program, device.ifindex, target).map_err(|cause| match cause.raw_os_error() {
+            Some(libc::EBUSY | libc::EEXIST) if matches!(target, Target::Xdp { .. }) => {
+                AttachError::ForeignXdp { interface: device.name.clone(), program: device.xdp.map_or(0, |xdp| xdp.id) }
+            }
+            _ => self.refused(device, hook, cause),
+        })?;
+        link.pin(&pin).map_err(|cause| self.failed("pinning a link to", &pin, cause))
+    }
+
+    fn attach_clsact(
+        &self,
+        netlink: &mut Netlink,
+        device: &Link,
+        hook: Hook,
+        program: BorrowedFd<'_>,
+    ) -> Result<(), AttachError> {
+        if netlink.add_clsact(device.ifindex)? {
+            let marker = self.marker(device.ifindex);
+            fs::create_dir_all(&marker).map_err(|cause| self.failed("creating", &marker, cause))?;
+        }
+        netlink.set_filter(device.ifindex, half(hook), PRIORITY, HANDLE, hook.program(), program)?;
+        Ok(())
+    }
+
+    /// Detaches ours; what is not attached is fine. `ifindex` is the device's, if it is there.
+    pub fn detach(
+        &self,
+        netlink: &mut Netlink,
+        interface: &str,
+        ifindex: Option<u32>,
+        hook: Hook,
+    ) -> Result<(), AttachError> {
+        self.drop_link(interface, hook)?;
+        match ifindex {
+            Some(ifindex) if hook != Hook::XdpIngress => self.drop_filter(netlink, ifindex, hook),
+            _ => Ok(()),
+        }
+    }
+
+    /// A link is gone once its pin is unlinked *and* its last descriptor closed, in that order; we hold none.
+    fn drop_link(&self, interface: &str, hook: Hook) -> Result<(), AttachError> {
+        let pin = self.pin(interface, hook);
+        match fs::remove_file(&pin) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(self.failed("unlinking", &pin, cause)),
+            _ => Ok(()),
+        }
+    }
+
+    fn drop_filter(&self, netlink: &mut Netlink, ifindex: u32, hook: Hook) -> Result<(), AttachError> {
+        let ours = |filter: &crate::netlink::Filter| filter.priority == PRIORITY && filter.handle == HANDLE;
+        if netlink.filters(ifindex, half(hook))?.iter().any(ours) {
+            netlink.delete_filter(ifindex, half(hook), PRIORITY, HANDLE)?;
+        }
+        let marker = self.marker(ifindex);
+        if marker.exists() {
+            let mut empty = true;
+            for half in Half::BOTH {
+                empty &= netlink.filters(ifindex, half)?.is_empty();
+            }
+            if empty {
+                netlink.delete_clsact(ifindex)?;
+                fs::remove_dir(&marker).map_err(|cause| self.failed("removing", &marker, cause))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that is attached and ours, on `devices`.
+    pub fn attached(&self, netlink: &mut Netlink, devices: &[Link]) -> Result<Vec<Attached>, AttachError> {
+        let mut found = Vec::new();
+        for (interface, hook, pin) in self.pins()? {
+            let Some((_, state)) = self.live_link(&pin)? else { continue };
+            let Some(device) = devices.iter().find(|device| device.ifindex == state.ifindex) else { continue };
+            // A device that was renamed keeps its link; the pin is under the old name, and is replaced.
+            if device.name != interface {
+                continue;
+            }
+            let way = match (state.xdp, device.xdp) {
+                (false, _) => Way::Tcx,
+                (true, Some(xdp)) if xdp.native => Way::XdpNative,
+                (true, _) => Way::XdpGeneric,
+            };
+            found.push(Attached { interface, ifindex: state.ifindex, hook, way, program: state.program });
+        }
+        for device in devices {
+            for half_of_device in Half::BOTH {
+                for filter in netlink.filters(device.ifindex, half_of_device)? {
+                    let hook = Hook::ALL.into_iter().find(|hook| {
+                        *hook != Hook::XdpIngress && half(*hook) == half_of_device && hook.program() == filter.name
+                    });
+                    if let Some(hook) = hook
+                        && filter.priority == PRIORITY
+                        && filter.handle == HANDLE
+                    {
+                        found.push(Attached {
+                            interface: device.name.clone(),
+                            ifindex: device.ifindex,
+                            hook,
+                            way: Way::Clsact,
+                            program: filter.program,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Pins of links whose device is gone, or has another name now.
+    pub fn orphans(&self, devices: &[Link]) -> Result<Vec<(String, Hook)>, AttachError> {
+        let mut orphans = Vec::new();
+        for (interface, hook, pin) in self.pins()? {
+            let alive = self.live_link(&pin)?.is_some_and(|(_, state)| {
+                devices.iter().any(|device| device.ifindex == state.ifindex && device.name == interface)
+            });
+            if !alive {
+                orphans.push((interface, hook));
+            }
+        }
+        Ok(orphans)
+    }
+
+    /// Detaches all of ours and removes every note of it.
+    pub fn clear(&self, netlink: &mut Netlink, devices: &[Link]) -> Result<(), AttachError> {
+        for (interface, hook, _) in self.pins()? {
+            self.drop_link(&interface, hook)?;
+        }
+        for attached in self.attached(netlink, devices)? {
+            self.drop_filter(netlink, attached.ifindex, attached.hook)?;
+        }
+        let markers = match fs::read_dir(&self.links) {
+            Ok(entries) => entries,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(cause) => return Err(self.failed("listing", &self.links, cause)),
+        };
+        for marker in markers {
+            let marker = marker.map_err(|cause| self.failed("listing", &self.links, cause))?.path();
+            // Of devices that are gone.
+            fs::remove_dir(&marker).map_err(|cause| self.failed("removing", &marker, cause))?;
+        }
+        fs::remove_dir(&self.links).map_err(|cause| self.failed("removing", &self.links, cause))
+    }
+
+    fn pins(&self) -> Result<Vec<(String, Hook, PathBuf)>, AttachError> {
+        let entries = match fs::read_dir(&self.links) {
+            Ok(entries) => entries,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(cause) => return Err(self.failed("listing", &self.links, cause)),
+        };
+        let mut pins = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|cause| self.failed("listing", &self.links, cause))?.path();
+            let parts = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('='));
+            let hook = parts.and_then(|(_, program)| Hook::ALL.into_iter().find(|hook| hook.program() == program));
+            if let (Some((interface, _)), Some(hook)) = (parts, hook) {
+                pins.push((unescape(interface), hook, path));
+            }
+        }
+        pins.sort();
+        Ok(pins)
+    }
+
+    /// The link behind a pin, unless there is none or its device is gone.
+    fn live_link(&self, pin: &Path) -> Result<Option<(BpfLink, LinkState)>, AttachError> {
+        let link = match BpfLink::open(pin) {
+            Ok(link) => link,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(self.failed("opening the link", pin, cause)),
+        };
+        let state = link.state().map_err(|cause| self.failed("asking after the link", pin, cause))?;
+        Ok((state.ifindex != 0).then_some((link, state)))
+    }
+
+    fn failed(&self, doing: &'static str, path: &Path, cause: io::Error) -> AttachError {
+        AttachError::Pin { doing, path: path.to_owned(), cause }
+    }
+
+    fn refused(&self, device: &Link, hook: Hook, cause: io::Error) -> AttachError {
+        AttachError::Attach { program: hook.program(), interface: device.name.clone(), cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_tells_its_device() {
+        for name in ["eth0", "eth0.100", "a=b", "50%", "%2e"] {
+            assert_eq!(unescape(&escape(name)), name);
+            assert!(!escape(name).contains(['.', '=']));
+        }
+    }
+}
