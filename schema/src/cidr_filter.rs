@@ -4,7 +4,11 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Prefixes;
+use crate::{
+    Prefixes, code,
+    name::check_interface_glob,
+    problem::{Path, Problems},
+};
 
 /// The prefilter: drops packets at XDP by source or destination prefix. An address in `allow` is never dropped by this
 /// filter; another filter may still drop it.
@@ -14,17 +18,19 @@ pub struct CidrFilterSpec {
     /// Globs of network device names; empty means the node's `devices`.
     #[serde(default)]
     pub interfaces: Vec<String>,
+    /// Which address of a packet is compared. Default: `source`.
     #[serde(default, rename = "match")]
     pub matches: FilterMatch,
-    /// CIDRs or bare addresses (also the first of [`Self::lists`]).
+    /// CIDRs or bare addresses.
     #[serde(default)]
     pub cidrs: Prefixes,
-    /// Exceptions (also [`Self::exceptions`]).
+    /// Exceptions: CIDRs or bare addresses that this filter never drops.
     #[serde(default)]
     pub allow: Prefixes,
-    /// Published drop lists, relative to the manifest.
+    /// Published drop lists, by path relative to the manifest: one CIDR or address a line, `;` or `#` starts a comment.
     #[serde(default)]
     pub from_files: Vec<String>,
+    /// Where the filter runs. Default: `auto`.
     #[serde(default)]
     pub mode: XdpMode,
     /// Also drop what is addressed inside the node's endpoint ranges and to no endpoint.
@@ -40,6 +46,27 @@ pub struct CidrFilterSpec {
 
 impl CidrFilterSpec {
     pub(crate) const CIDRS: &str = "spec.cidrs";
+
+    pub(crate) fn check(&self, at: &Path<'_>, problems: &mut Problems) {
+        for (name, list) in [("cidrs", &self.cidrs), ("allow", &self.allow)] {
+            let at = at.field(name);
+            for entry in list.malformed() {
+                let problem =
+                    problems.push(entry.error.code(), &at.index(entry.index), entry.error.message(&entry.text));
+                problem.help = entry.error.help(&entry.text);
+            }
+        }
+        let interfaces = at.field("interfaces");
+        for (index, glob) in self.interfaces.iter().enumerate() {
+            check_interface_glob(glob, &interfaces.index(index), problems);
+        }
+        let files = at.field("fromFiles");
+        for (index, name) in self.from_files.iter().enumerate() {
+            if name.is_empty() || name.contains('\0') {
+                problems.push(code::INVALID_VALUE, &files.index(index), "this is no file name");
+            }
+        }
+    }
 
     /// With `lists` and `exceptions` filled from the document itself.
     pub(crate) fn with_own_lists(mut self) -> Self {

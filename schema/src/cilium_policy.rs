@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::LabelSelector;
+use crate::{LabelSelector, icmp::IcmpField, port::PortNumber};
 
 /// One `spec`, or one of `specs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -46,10 +46,11 @@ pub struct EnableDefaultDeny {
     pub egress: Option<bool>,
 }
 
-/// Peers: a rule with no `from*` field at all matches every peer; a present and empty list matches none (as in
-/// Cilium). At most one of `fromEndpoints`, `fromCIDR`, … may be set per rule, except that `fromCIDR` and
-/// `fromCIDRSet` and `fromEntities` combine as a union (as in Cilium).
-/// Ports: no `toPorts` and no `icmps` means every protocol.
+/// Peers: without any `from*` field every peer matches; a list that is there and empty matches none. At most one of
+/// `fromEndpoints`, `fromNodes` and the others may be set in a rule; `fromCIDR`, `fromCIDRSet` and `fromEntities`
+/// combine as a union.
+/// Ports: without `toPorts` and `icmps` every protocol matches; a rule has one of the two.
+/// The empty rule `{}` allows nothing: with it a policy only turns on default deny.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IngressRule {
@@ -178,13 +179,6 @@ pub struct PortProtocol {
     pub protocol: Protocol,
 }
 
-/// A port as Cilium writes it: `"80"`, `80` or a name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PortNumber {
-    Number(u16),
-    Name(String),
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
@@ -201,149 +195,4 @@ pub enum Protocol {
 pub struct IcmpRule {
     #[serde(default)]
     pub fields: Vec<IcmpField>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct IcmpField {
-    #[serde(default)]
-    pub family: IcmpFamily,
-    #[serde(rename = "type")]
-    pub icmp_type: IcmpType,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum IcmpFamily {
-    #[default]
-    IPv4,
-    IPv6,
-}
-
-/// A type's number; names (`EchoRequest`, …) are understood and resolved while parsing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IcmpType(pub u8);
-
-mod scalar {
-    //! Scalars that manifests write in several forms.
-    use std::{borrow::Cow, fmt};
-
-    use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-    use super::{IcmpType, PortNumber};
-
-    impl Serialize for PortNumber {
-        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Self::Number(number) => to.serialize_u16(*number),
-                Self::Name(name) => to.serialize_str(name),
-            }
-        }
-    }
-
-    impl<'de> Deserialize<'de> for PortNumber {
-        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-            struct Visitor;
-            impl de::Visitor<'_> for Visitor {
-                type Value = PortNumber;
-
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("a port number (0 to 65535) or a port name")
-                }
-
-                fn visit_u64<E: de::Error>(self, number: u64) -> Result<PortNumber, E> {
-                    u16::try_from(number)
-                        .map(PortNumber::Number)
-                        .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
-                }
-
-                fn visit_i64<E: de::Error>(self, number: i64) -> Result<PortNumber, E> {
-                    Err(E::invalid_value(de::Unexpected::Signed(number), &self))
-                }
-
-                fn visit_str<E: de::Error>(self, text: &str) -> Result<PortNumber, E> {
-                    match text.parse::<u64>() {
-                        Ok(number) => self.visit_u64(number),
-                        Err(_) if text.is_empty() => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
-                        Err(_) => Ok(PortNumber::Name(text.to_owned())),
-                    }
-                }
-            }
-            from.deserialize_any(Visitor)
-        }
-    }
-
-    impl JsonSchema for PortNumber {
-        fn schema_name() -> Cow<'static, str> {
-            "PortNumber".into()
-        }
-
-        fn json_schema(_: &mut SchemaGenerator) -> Schema {
-            json_schema!({ "type": ["integer", "string"], "minimum": 0, "maximum": 65535 })
-        }
-    }
-
-    const ICMP_NAMES: &[(&str, u8)] = &[
-        ("EchoReply", 0),
-        ("DestinationUnreachable", 3),
-        ("Redirect", 5),
-        ("Echo", 8),
-        ("EchoRequest", 8),
-        ("RouterAdvertisement", 9),
-        ("RouterSelection", 10),
-        ("TimeExceeded", 11),
-        ("ParameterProblem", 12),
-        ("Timestamp", 13),
-        ("TimestampReply", 14),
-        ("Photuris", 40),
-        ("ExtendedEchoRequest", 42),
-        ("ExtendedEchoReply", 43),
-    ];
-
-    impl Serialize for IcmpType {
-        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-            to.serialize_u8(self.0)
-        }
-    }
-
-    impl<'de> Deserialize<'de> for IcmpType {
-        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-            struct Visitor;
-            impl de::Visitor<'_> for Visitor {
-                type Value = IcmpType;
-
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("an ICMP type: 0 to 255 or a name such as EchoRequest")
-                }
-
-                fn visit_u64<E: de::Error>(self, number: u64) -> Result<IcmpType, E> {
-                    u8::try_from(number)
-                        .map(IcmpType)
-                        .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
-                }
-
-                fn visit_str<E: de::Error>(self, text: &str) -> Result<IcmpType, E> {
-                    if let Ok(number) = text.parse::<u64>() {
-                        return self.visit_u64(number);
-                    }
-                    ICMP_NAMES
-                        .iter()
-                        .find(|(name, _)| *name == text)
-                        .map(|(_, number)| IcmpType(*number))
-                        .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
-                }
-            }
-            from.deserialize_any(Visitor)
-        }
-    }
-
-    impl JsonSchema for IcmpType {
-        fn schema_name() -> Cow<'static, str> {
-            "IcmpType".into()
-        }
-
-        fn json_schema(_: &mut SchemaGenerator) -> Schema {
-            json_schema!({ "type": ["integer", "string"], "minimum": 0, "maximum": 255 })
-        }
-    }
 }

@@ -1,5 +1,4 @@
-//! From bytes to documents: encoding, the split at `---`, and the header that picks the type.
-use std::borrow::Cow;
+//! From bytes to documents: encoding, the split at `---`, and a first look at the header.
 
 /// One YAML document of a file, as a slice of its text.
 #[derive(Clone, Copy, Debug)]
@@ -7,6 +6,8 @@ pub(crate) struct DocumentText<'a> {
     pub text: &'a str,
     /// Byte offset of `text` in the file.
     pub offset: usize,
+    /// Line in the file, from 1, of the first line with content.
+    pub first_line: usize,
 }
 
 /// The text of a manifest without its byte order mark, and how many bytes that took away; or where UTF-8 ends.
@@ -25,16 +26,16 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(&str, usize), usize> {
 /// a scalar, so lines are enough to find them; each document can then be parsed, and fail, alone.
 pub(crate) fn split(text: &str, base: usize) -> Vec<DocumentText<'_>> {
     let mut documents = Vec::new();
-    let mut start = 0;
+    let mut start = (0, 1);
     let mut at = 0;
-    for line in text.split_inclusive('\n') {
+    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
         let end = at + line.len();
         if is_marker(line, "---") {
             push(&mut documents, text, start, at, base);
-            start = at;
+            start = (at, number);
         } else if is_marker(line, "...") {
             push(&mut documents, text, start, at, base);
-            start = end;
+            start = (end, number + 1);
         }
         at = end;
     }
@@ -47,33 +48,28 @@ fn is_marker(line: &str, marker: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']))
 }
 
-fn push<'a>(documents: &mut Vec<DocumentText<'a>>, text: &'a str, start: usize, end: usize, base: usize) {
+/// `start`: byte offset and line number.
+fn push<'a>(documents: &mut Vec<DocumentText<'a>>, text: &'a str, start: (usize, usize), end: usize, base: usize) {
+    let (start, number) = start;
     let text = &text[start..end];
-    let empty = text.lines().all(|line| {
+    let content = text.lines().position(|line| {
         let line = line.strip_prefix("---").unwrap_or(line).trim();
-        line.is_empty() || line.starts_with('#') || line.starts_with('%')
+        !(line.is_empty() || line.starts_with('#') || line.starts_with('%'))
     });
-    if !empty {
-        documents.push(DocumentText { text, offset: base + start });
+    if let Some(lines) = content {
+        documents.push(DocumentText { text, offset: base + start, first_line: number + lines });
     }
 }
 
-/// What picks the type.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Header<'a> {
-    pub api_version: Option<Cow<'a, str>>,
-    pub kind: Option<Cow<'a, str>>,
-}
-
-/// The header of a document in block style, by its lines alone, without parsing what may be half a million entries
-/// below it. `None`: this needs a real parser. The strict pass compares the answer with what it read itself.
-pub(crate) fn scan_header(text: &str) -> Option<Header<'_>> {
-    let mut header = Header::default();
+/// `apiVersion` and `kind` of a document in block style, by its lines alone, without parsing what may be half a million
+/// entries below them. `None`: this needs a real parser. The strict pass compares the answer with what it read itself.
+pub(crate) fn scan_header(text: &str) -> Option<(&str, &str)> {
+    let (mut api_version, mut kind) = (None, None);
     for line in text.lines() {
         let (slot, rest) = if let Some(rest) = line.strip_prefix("apiVersion:") {
-            (&mut header.api_version, rest)
+            (&mut api_version, rest)
         } else if let Some(rest) = line.strip_prefix("kind:") {
-            (&mut header.kind, rest)
+            (&mut kind, rest)
         } else {
             continue;
         };
@@ -85,9 +81,9 @@ pub(crate) fn scan_header(text: &str) -> Option<Header<'_>> {
         if value.is_empty() || !plain {
             return None;
         }
-        *slot = Some(Cow::Borrowed(value));
-        if header.api_version.is_some() && header.kind.is_some() {
-            return Some(header);
+        *slot = Some(value);
+        if let (Some(api_version), Some(kind)) = (api_version, kind) {
+            return Some((api_version, kind));
         }
     }
     None
@@ -115,15 +111,15 @@ mod tests {
     #[test]
     fn offsets_are_in_the_file() {
         let (text, skipped) = decode(b"\xef\xbb\xbfa: 1\n---\nb: 2\n").unwrap();
-        assert_eq!(split(text, skipped)[1].offset, 8);
+        let second = split(text, skipped)[1];
+        assert_eq!((second.offset, second.first_line), (8, 3));
         assert_eq!(decode(b"a: \xff"), Err(3));
     }
 
     #[test]
     fn scans_only_what_is_plain() {
-        let header = scan_header("# x\nkind: Node # y\r\napiVersion: weir/v1alpha1\nspec: {}\n").unwrap();
-        assert_eq!(header.kind.as_deref(), Some("Node"));
-        assert_eq!(header.api_version.as_deref(), Some("weir/v1alpha1"));
+        let text = "# x\nkind: Node # y\r\napiVersion: weir/v1alpha1\nspec: {}\n";
+        assert_eq!(scan_header(text), Some(("weir/v1alpha1", "Node")));
         assert_eq!(scan_header("{kind: Node, apiVersion: v1}"), None);
         assert_eq!(scan_header("kind: \"Node\"\napiVersion: v1\n"), None);
         assert_eq!(scan_header("kind: Node\n  kind: x\n"), None);

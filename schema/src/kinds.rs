@@ -6,8 +6,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     CidrFilterSpec, EndpointSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NodeConfigSpec, NodeSpec, PolicyRule,
-    Spec,
+    Spec, code,
     meta::{LenientMetadata, StrictMetadata},
+    policy_check::PolicyScope,
+    problem::{Path, Problems},
 };
 
 /// Whether objects of a kind have a namespace.
@@ -247,5 +249,36 @@ into_spec! {
 impl From<CidrFilterSpec> for Spec {
     fn from(spec: CidrFilterSpec) -> Self {
         Self::CidrFilter(Arc::new(spec.with_own_lists()))
+    }
+}
+
+impl Spec {
+    /// What the spec must hold by itself.
+    pub(crate) fn check(&self, problems: &mut Problems) {
+        let root = Path::Root;
+        let spec = root.field("spec");
+        match self {
+            Self::NodeConfig(config) => config.check(&spec, problems),
+            Self::Node(node) => node.check(&spec, problems),
+            Self::Endpoint(endpoint) => endpoint.check(&spec, problems),
+            Self::CidrFilter(filter) => filter.check(&spec, problems),
+            Self::NetworkPolicy(rules) => check_rules(rules, PolicyScope::Namespaced, problems),
+            Self::ClusterwideNetworkPolicy(rules) => check_rules(rules, PolicyScope::Clusterwide, problems),
+            Self::KubernetesNetworkPolicy(policy) => policy.check(&spec, problems),
+            Self::Namespace(_) => {}
+        }
+    }
+}
+
+fn check_rules(rules: &[PolicyRule], scope: PolicyScope, problems: &mut Problems) {
+    let root = Path::Root;
+    if rules.is_empty() {
+        problems.push(code::MISSING_FIELD, &root, "a policy needs `spec` or `specs`");
+    }
+    let specs = root.field("specs");
+    let one = usize::from(rules.first().is_some_and(|rule| &*rule.path == "spec"));
+    for (index, rule) in rules.iter().enumerate() {
+        let at = if index < one { root.field("spec") } else { specs.index(index - one) };
+        rule.check(scope, &at, problems);
     }
 }

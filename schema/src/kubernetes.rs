@@ -2,7 +2,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{LabelSelector, PortNumber, Protocol};
+use crate::{
+    LabelSelector, PortNumber, Protocol, code,
+    policy_check::{check_cidr_with_holes, check_port},
+    problem::{Path, Problems},
+};
 
 /// A port as Kubernetes writes it: a number or a name.
 pub type IntOrString = PortNumber;
@@ -81,3 +85,64 @@ pub struct NetworkPolicyPort {
 /// `v1 Namespace`: only its metadata matters; `spec` and `status` are accepted and ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceSpec;
+
+impl KubernetesNetworkPolicySpec {
+    pub(crate) fn check(&self, at: &Path<'_>, problems: &mut Problems) {
+        self.pod_selector.check(&at.field("podSelector"), problems);
+        let ingress = at.field("ingress");
+        for (index, rule) in self.ingress.iter().flatten().enumerate() {
+            let at = ingress.index(index);
+            check_peers(&rule.from, &at.field("from"), problems);
+            check_ports(&rule.ports, &at.field("ports"), problems);
+        }
+        let egress = at.field("egress");
+        for (index, rule) in self.egress.iter().flatten().enumerate() {
+            let at = egress.index(index);
+            check_peers(&rule.to, &at.field("to"), problems);
+            check_ports(&rule.ports, &at.field("ports"), problems);
+        }
+    }
+}
+
+fn check_peers(peers: &[NetworkPolicyPeer], at: &Path<'_>, problems: &mut Problems) {
+    for (index, peer) in peers.iter().enumerate() {
+        let at = at.index(index);
+        let selectors = [("podSelector", &peer.pod_selector), ("namespaceSelector", &peer.namespace_selector)];
+        for (name, selector) in selectors {
+            if let Some(selector) = selector {
+                selector.check(&at.field(name), problems);
+            }
+        }
+        let selects = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
+        match &peer.ip_block {
+            Some(_) if selects => {
+                problems
+                    .push(code::RULE_FORM, &at.field("ipBlock"), "`ipBlock` and selectors exclude each other")
+                    .at_key()
+                    .help("write two peers");
+            }
+            None if !selects => {
+                problems
+                    .push(code::RULE_FORM, &at, "a peer needs `podSelector`, `namespaceSelector` or `ipBlock`")
+                    .help("for every peer, leave the whole list out");
+            }
+            Some(block) => check_cidr_with_holes(&block.cidr, &block.except, &at.field("ipBlock"), problems),
+            None => {}
+        }
+    }
+}
+
+fn check_ports(ports: &[NetworkPolicyPort], at: &Path<'_>, problems: &mut Problems) {
+    for (index, port) in ports.iter().enumerate() {
+        let at = at.index(index);
+        check_port(port.port.as_ref(), port.end_port, &at, problems);
+        if port.protocol == Some(Protocol::Any) {
+            problems
+                .push(code::INVALID_VALUE, &at.field("protocol"), "Kubernetes' policies have no protocol `ANY`")
+                .help("write `TCP`, `UDP` or `SCTP`, or leave `ports` out");
+        }
+        if port.port == Some(PortNumber::Number(0)) {
+            problems.push(code::INVALID_PORT, &at.field("port"), "a port here is a number from 1 to 65535");
+        }
+    }
+}

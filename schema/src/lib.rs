@@ -7,7 +7,6 @@
 //! Pure: no file, socket, clock or thread. It knows nothing of tables, identities or the kernel, and nothing of where
 //! the bytes came from beyond a path to show.
 #![forbid(unsafe_code)]
-#![allow(dead_code)]
 
 mod cidr_filter;
 mod cidr_list;
@@ -17,34 +16,47 @@ mod diagnostic;
 mod document;
 mod duration;
 mod endpoint;
+mod header;
+mod icmp;
 mod inventory;
+mod json_schema;
 mod kinds;
 mod kubernetes;
+mod label;
 mod locate;
 mod marked;
 mod meta;
+mod name;
 mod node;
 mod node_config;
 mod object;
 mod parse;
 mod place;
+mod policy_check;
+mod port;
 mod prefix;
 mod prefixes;
 mod problem;
 mod selector;
+mod set_check;
+mod structure;
+mod suggest;
 
 pub use cidr_filter::{CidrFilterSpec, CidrList, FilterMatch, XdpMode};
 pub use cilium_policy::{
-    CidrRule, EgressDenyRule, EgressRule, EnableDefaultDeny, Entity, IcmpFamily, IcmpField, IcmpRule, IcmpType,
-    IngressDenyRule, IngressRule, PolicyRule, PortNumber, PortProtocol, PortRule, Protocol,
+    CidrRule, EgressDenyRule, EgressRule, EnableDefaultDeny, Entity, IcmpRule, IngressDenyRule, IngressRule,
+    PolicyRule, PortProtocol, PortRule, Protocol,
 };
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use endpoint::{Attach, EndpointSpec, HostTrue, NamedPort};
+pub use icmp::{IcmpFamily, IcmpField, IcmpType};
 pub use inventory::{Inventory, assemble, parse};
+pub use json_schema::json_schemas;
 pub use kubernetes::{
     IntOrString, IpBlock, KubernetesNetworkPolicySpec, NamespaceSpec, NetworkPolicyEgressRule,
     NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, PolicyType,
 };
+pub use label::{LabelSource, split_prefix};
 pub use locate::{locate, locate_list_entry};
 pub use meta::{Metadata, ObjectKey};
 pub use node::NodeSpec;
@@ -52,5 +64,6 @@ pub use node_config::{AttachMode, ConntrackTimeouts, NodeConfigSpec, TableLimits
 pub use object::{ContentHash, File, Object, Origin, Spec};
 pub use parse::{Options, ParsedFile, is_manifest, parse_file};
 pub use place::Position;
+pub use port::PortNumber;
 pub use prefixes::Prefixes;
 pub use selector::{LabelSelector, Operator, Requirement};

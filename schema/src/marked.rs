@@ -149,22 +149,42 @@ impl Node {
 /// Reads no further than the place. What stands behind an alias has the alias's place.
 pub(crate) fn seek(text: &str, steps: &[Step]) -> Option<(usize, usize)> {
     let mut reader = Reader { events: Parser::new_from_str(text), anchors: HashMap::new() };
+    let (event, span) = reader.first()?;
+    let (_, span) = reader.seek(event, span, steps)?;
+    Some((span.start.index(), span.end.index()))
+}
+
+/// Calls `entry` with each text of the list at `steps` and where it starts, in characters.
+pub(crate) fn each_text(text: &str, steps: &[Step], mut entry: impl FnMut(&str, usize)) -> Option<()> {
+    let mut reader = Reader { events: Parser::new_from_str(text), anchors: HashMap::new() };
+    let (event, span) = reader.first()?;
+    let (Event::SequenceStart(..), _) = reader.seek(event, span, steps)? else { return None };
     loop {
-        let (event, span) = reader.next().ok()?;
-        match event {
-            Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
-            Event::StreamEnd | Event::DocumentEnd => return None,
-            event => return reader.seek(event, span, steps),
+        match reader.next().ok()? {
+            (Event::SequenceEnd, _) => return Some(()),
+            (Event::Scalar(text, ..), span) => entry(&text, span.start.index()),
+            (event, _) => reader.skip(&event)?,
         }
     }
 }
 
 impl<'a> Reader<'a> {
-    fn seek(&mut self, event: Event<'a>, span: Span, steps: &[Step]) -> Option<(usize, usize)> {
+    /// The event that begins the document's root.
+    fn first(&mut self) -> Option<(Event<'a>, Span)> {
+        loop {
+            match self.next().ok()? {
+                (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
+                (Event::StreamEnd | Event::DocumentEnd, _) => return None,
+                root => return Some(root),
+            }
+        }
+    }
+
+    fn seek(&mut self, event: Event<'a>, span: Span, steps: &[Step]) -> Option<(Event<'a>, Span)> {
         let (mut event, mut span) = (event, span);
         for step in steps {
             (event, span) = match (step, event) {
-                (_, Event::Alias(_)) => return Some((span.start.index(), span.end.index())),
+                (_, alias @ Event::Alias(_)) => return Some((alias, span)),
                 (Step::Index(index), Event::SequenceStart(..)) => {
                     for _ in 0..*index {
                         let (event, _) = self.next().ok()?;
@@ -194,7 +214,7 @@ impl<'a> Reader<'a> {
                 _ => return None,
             };
         }
-        Some((span.start.index(), span.end.index()))
+        Some((event, span))
     }
 
     /// Reads to the end of the node that `event` began.

@@ -3,7 +3,11 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::LabelSelector;
+use crate::{
+    LabelSelector, code,
+    name::check_interface_glob,
+    problem::{Path, Problems},
+};
 
 /// Settings of the nodes that `nodeSelector` selects. Unset fields mean "not said here": two objects may set different
 /// fields of one node; setting one field differently is an error.
@@ -13,13 +17,16 @@ pub struct NodeConfigSpec {
     /// Selects by the labels of `Node`; empty selects every node.
     #[serde(default)]
     pub node_selector: LabelSelector,
+    /// How programs are attached at tc. Default: `auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach_mode: Option<AttachMode>,
     /// Globs of the network devices: host policy and, by default, the prefilter hold there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<String>>,
+    /// Most entries of each table.
     #[serde(default)]
     pub limits: TableLimits,
+    /// Lifetimes of conntrack entries.
     #[serde(default)]
     pub timeouts: ConntrackTimeouts,
 }
@@ -67,18 +74,80 @@ pub struct TableLimits {
 pub struct ConntrackTimeouts {
     /// After the first SYN. Default 1m.
     #[serde(default, with = "crate::duration", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "crate::json_schema::duration")]
     pub tcp_syn: Option<Duration>,
     /// Default 2h 13m 20s.
     #[serde(default, with = "crate::duration", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "crate::json_schema::duration")]
     pub tcp_established: Option<Duration>,
     /// After FIN both ways or a reset. Default 10s.
     #[serde(default, with = "crate::duration", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "crate::json_schema::duration")]
     pub tcp_closing: Option<Duration>,
     /// UDP, ICMP and everything else. Default 1m.
     #[serde(default, with = "crate::duration", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "crate::json_schema::duration")]
     pub other: Option<Duration>,
+}
+
+/// No table is larger; the kernel would take more, no machine would.
+const MOST_ENTRIES: u32 = 1 << 26;
+/// Ten years: longer than a counter of seconds in 32 bits has to hold, shorter than a mistake.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86400);
+
+impl NodeConfigSpec {
+    pub(crate) fn check(&self, at: &Path<'_>, problems: &mut Problems) {
+        self.node_selector.check(&at.field("nodeSelector"), problems);
+        let devices = at.field("devices");
+        for (index, glob) in self.devices.iter().flatten().enumerate() {
+            check_interface_glob(glob, &devices.index(index), problems);
+        }
+        let limits = at.field("limits");
+        for (name, limit) in self.limits.fields() {
+            if limit.is_some_and(|limit| limit == 0 || limit > MOST_ENTRIES) {
+                let message = format!("`{name}` must be from 1 to {MOST_ENTRIES}");
+                problems.push(code::INVALID_VALUE, &limits.field(name), message);
+            }
+        }
+        let timeouts = at.field("timeouts");
+        for (name, timeout) in self.timeouts.fields() {
+            let Some(timeout) = timeout else { continue };
+            if timeout.subsec_nanos() != 0 || timeout.is_zero() || timeout > LONGEST {
+                problems
+                    .push(
+                        code::INVALID_DURATION,
+                        &timeouts.field(name),
+                        format!("`{name}` must be whole seconds, from 1s to 10years"),
+                    )
+                    .help("write for example `90s` or `2h`");
+            }
+        }
+    }
+}
+
+impl TableLimits {
+    /// Each field by its name in manifests.
+    pub(crate) fn fields(&self) -> [(&'static str, Option<u32>); 7] {
+        [
+            ("ipcache", self.ipcache),
+            ("endpoints", self.endpoints),
+            ("conntrackTcp", self.conntrack_tcp),
+            ("conntrackOther", self.conntrack_other),
+            ("policyPerIdentity", self.policy_per_identity),
+            ("policyTotal", self.policy_total),
+            ("prefilter", self.prefilter),
+        ]
+    }
+}
+
+impl ConntrackTimeouts {
+    /// Each field by its name in manifests.
+    pub(crate) fn fields(&self) -> [(&'static str, Option<Duration>); 4] {
+        [
+            ("tcpSyn", self.tcp_syn),
+            ("tcpEstablished", self.tcp_established),
+            ("tcpClosing", self.tcp_closing),
+            ("other", self.other),
+        ]
+    }
 }

@@ -1,24 +1,29 @@
 //! One file: documents, strict deserialization, defaults, and the checks that need nothing but the object itself.
-use std::{borrow::Cow, sync::Arc};
-
-use serde::Deserialize;
+use std::sync::Arc;
 
 use crate::{
     ContentHash, File, Metadata, Object, ObjectKey, Origin, Spec,
     cidr_list::ListFile,
     code,
     diagnostic::Diagnostic,
-    document::{self, DocumentText, Header},
-    kinds::{Draft, KINDS, Kind, Scope},
+    document::{self, DocumentText},
+    header::{self, Header, Target},
+    json_schema,
+    kinds::{Draft, Kind, Scope},
+    label::check_labels,
+    marked::{self, Node, Value},
     meta::default_namespace,
+    name::NameRule,
     object::{object_hash, prefixes_digest},
     place::{Place, byte_of},
+    problem::{Path, Problem, Problems, parse_path},
+    structure,
 };
 
 /// How to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Skip the objects of other systems' groups, with a warning, instead of refusing them.
+    /// Skip the objects of other systems, with a warning, instead of refusing them.
     pub ignore_foreign: bool,
 }
 
@@ -99,7 +104,7 @@ impl FileReader<'_> {
         match document::decode(&file.bytes) {
             Ok((text, skipped)) => {
                 for document in document::split(text, skipped) {
-                    self.document(document);
+                    self.document(&document);
                 }
             }
             Err(at) => {
@@ -110,33 +115,194 @@ impl FileReader<'_> {
         }
     }
 
-    fn document(&mut self, document: DocumentText<'_>) {
-        let header = match header_of(document.text) {
-            Ok(header) => header,
-            Err(error) => return self.yaml_error(document, &error),
-        };
-        let Some(kind) = find(&header) else {
-            return self.errors.push(self.place.diagnostic(
-                code::UNKNOWN_KIND,
-                document.offset..document.offset + 1,
-                "?",
-            ));
+    /// The way of a document that is right: header, strict pass, checks.
+    fn document(&mut self, document: &DocumentText<'_>) {
+        let header = Header::of_text(document.text);
+        let Some(Target::Kind(kind)) = header.as_ref().map(header::target) else {
+            return self.slowly(document, None);
         };
         match (kind.read)(document.text) {
-            Ok(draft) => self.draft(document, kind, draft),
-            Err(error) => self.yaml_error(document, &error),
+            Ok(draft) if draft.api_version == kind.api_version && draft.kind == kind.kind => {
+                let problems = check(kind, &draft);
+                if problems.0.is_empty() {
+                    self.accept(kind, draft, document.first_line);
+                } else {
+                    let root = marked::read(document.text).ok();
+                    self.problems(document, root.as_ref(), &problems);
+                    self.next_document += 1;
+                }
+            }
+            Ok(_) => self.slowly(document, None),
+            Err(error) => self.slowly(document, Some(error)),
         }
     }
 
-    fn yaml_error(&mut self, document: DocumentText<'_>, error: &serde_yaml::Error) {
-        let at = document.offset + error.location().map_or(0, |location| byte_of(document.text, location.index()));
-        self.errors.push(self.place.diagnostic(code::YAML_SYNTAX, at..at + 1, error.to_string()));
+    /// The way of every other document: as a tree with places. `error`: what the strict pass found.
+    fn slowly(&mut self, document: &DocumentText<'_>, error: Option<serde_yaml::Error>) {
+        if let Err(error) = serde_yaml::from_str::<serde::de::IgnoredAny>(document.text) {
+            self.next_document += 1;
+            return self.syntax_error(document, &error);
+        }
+        let root = match marked::read(document.text) {
+            Ok(root) => root,
+            Err(error) => {
+                let code = if error.too_deep { code::TOO_COMPLEX } else { code::YAML_SYNTAX };
+                self.next_document += 1;
+                return self.push(document, code, error.index, error.index + 1, error.message, None);
+            }
+        };
+        let before = self.errors.len();
+        self.node(document, &root, document.first_line, true);
+        // The tree had nothing to say: the strict pass's own words.
+        if let Some(error) = error
+            && self.errors.len() == before
+        {
+            self.objects.pop();
+            let at = error.location().map_or(0, |location| location.index());
+            let message = without_location(&error.to_string());
+            self.push(document, code::INVALID_VALUE, at, at + 1, message, None);
+        }
     }
 
-    fn draft(&mut self, document: DocumentText<'_>, kind: &Kind, draft: Draft) {
+    fn syntax_error(&mut self, document: &DocumentText<'_>, error: &serde_yaml::Error) {
+        let text = error.to_string();
+        let code = if text.contains("limit exceeded") { code::TOO_COMPLEX } else { code::YAML_SYNTAX };
+        let at = error.location().map_or(0, |location| location.index());
+        let (what, while_doing) = text.split_once(", while ").unwrap_or((&text, ""));
+        let what = without_location(what);
+        let line = byte_of(document.text, at);
+        let indent = document.text[..line].rsplit('\n').next().unwrap_or_default();
+        let tab = indent.trim().is_empty() && document.text[line..].starts_with('\t') || indent.contains('\t');
+        let help = tab.then(|| "YAML is indented with spaces, never with tabs".to_owned());
+        match self.context(document, while_doing) {
+            // The end of the text says nothing: show what was not closed.
+            Some((begin, doing)) if document.text[line..].trim().is_empty() => {
+                let mut error = self.place.diagnostic(code, begin..begin + 1, format!("{what}, while {doing}"));
+                error.help = help;
+                self.errors.push(error);
+            }
+            Some((begin, doing)) => {
+                let related = self.place.related(begin, format!("while {doing} that begins here"));
+                self.push(document, code, at, at + 1, what, help);
+                if let Some(error) = self.errors.last_mut() {
+                    error.related.push(related);
+                }
+            }
+            None => self.push(document, code, at, at + 1, what, help),
+        }
+    }
+
+    /// Where the thing began that libyaml was reading: `parsing a flow mapping at line 3 column 11`.
+    fn context<'t>(&self, document: &DocumentText<'_>, doing: &'t str) -> Option<(usize, &'t str)> {
+        let (doing, place) = doing.rsplit_once(" at line ")?;
+        let (line, column) = place.split_once(" column ")?;
+        let (line, column): (usize, usize) = (line.parse().ok()?, column.parse().ok()?);
+        let start: usize = document.text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
+        Some((document.offset + start + byte_of(&document.text[start..], column.checked_sub(1)?), doing))
+    }
+
+    /// A document's root, or an item of a `List`.
+    fn node(&mut self, document: &DocumentText<'_>, root: &Node, line: usize, whole: bool) {
+        if !matches!(&*root.value, Value::Mapping(_)) {
+            self.next_document += 1;
+            let message = "a manifest is a mapping that begins with `apiVersion` and `kind`";
+            return self.push(document, code::MISSING_HEADER, root.start, root.end, message, None);
+        }
+        let header = Header::of_tree(root);
+        match header::target(&header) {
+            Target::Kind(kind) => self.tree(document, kind, root, line),
+            Target::List if whole => self.list(document, root),
+            target => {
+                self.next_document += 1;
+                self.no_kind(document, root, &header, target);
+            }
+        }
+    }
+
+    fn list(&mut self, document: &DocumentText<'_>, root: &Node) {
+        match root.entry("items").map(|(_, items)| items) {
+            Some(items) => match &*items.value {
+                Value::Sequence(items) => {
+                    for item in items {
+                        let at = document.offset + byte_of(document.text, item.start);
+                        let line = self.place.position(at).line;
+                        self.node(document, item, line, false);
+                    }
+                }
+                _ => {
+                    let message = "`items` must be a list";
+                    self.push(document, code::INVALID_TYPE, items.start, items.end, message, None);
+                }
+            },
+            None => {
+                self.push(document, code::MISSING_FIELD, root.start, root.end, "`items` is missing in the List", None);
+            }
+        }
+    }
+
+    /// A document of a known kind that the strict pass did not take, or that has no text of its own.
+    fn tree(&mut self, document: &DocumentText<'_>, kind: &'static Kind, root: &Node, line: usize) {
+        let (found, tree) = structure::compare(root, &json_schema::of(kind));
+        let right = found.is_empty();
+        let wrong: Vec<_> = found.iter().map(|found| found.start).collect();
+        for found in found {
+            let mut error = self.diagnostic(document, found.code, found.start, found.end, found.message);
+            error.help = found.help;
+            error.related = found
+                .related
+                .into_iter()
+                .map(|(at, what)| self.place.related(document.offset + byte_of(document.text, at), what))
+                .collect();
+            self.errors.push(error);
+        }
+        match tree.map(kind.read_tree) {
+            Some(Ok(draft)) => {
+                let mut problems = check(kind, &draft);
+                // What holds something wrong was checked without it: that would be a second error for the same thing.
+                problems.0.retain(|problem| {
+                    let (start, end) = place_in(Some(root), &problem.path, false);
+                    !wrong.iter().any(|at| (start..end).contains(at))
+                });
+                self.problems(document, Some(root), &problems);
+                if right && problems.0.is_empty() {
+                    return self.accept(kind, draft, line);
+                }
+            }
+            Some(Err(error)) if right => {
+                self.push(
+                    document,
+                    code::INVALID_VALUE,
+                    root.start,
+                    root.end,
+                    without_location(&error.to_string()),
+                    None,
+                );
+            }
+            _ => {}
+        }
+        self.next_document += 1;
+    }
+
+    /// A document of no kind that is read.
+    fn no_kind(&mut self, document: &DocumentText<'_>, root: &Node, header: &Header<'_>, target: Target) {
+        let refusal = header::refuse(header, target);
+        let field = root.entry(refusal.field).map_or(root, |(_, value)| value);
+        let mut found = self.diagnostic(document, refusal.code, field.start, field.end, refusal.message);
+        found.help = refusal.help;
+        if refusal.foreign && self.options.ignore_foreign {
+            found.code = code::SKIPPED_OBJECT;
+            found.help = None;
+            self.warnings.push(found);
+        } else {
+            self.errors.push(found);
+        }
+    }
+
+    fn accept(&mut self, kind: &Kind, draft: Draft, line: usize) {
         let Draft { metadata, spec, .. } = draft;
         let namespace = match kind.scope {
             Scope::Namespaced => metadata.namespace.unwrap_or_else(default_namespace),
+            // Kubernetes' own API server drops it, too.
             Scope::Cluster => String::new(),
         };
         let metadata =
@@ -152,31 +318,98 @@ impl FileReader<'_> {
             _ => Vec::new(),
         };
         let hash = object_hash(&key, &metadata, &spec, &lists);
-        let line = self.place.position(document.offset).line;
         let origin =
             Origin { path: Arc::clone(&self.file.path), file: self.file.hash, document: self.next_document, line };
         self.next_document += 1;
         let object = Object { key, api_version: kind.api_version.into(), metadata, spec, origin, hash };
         self.objects.push(Arc::new(object));
     }
+
+    /// Gives problems their places in `root`, the tree of their object.
+    fn problems(&mut self, document: &DocumentText<'_>, root: Option<&Node>, problems: &Problems) {
+        for problem in &problems.0 {
+            let (start, end) = place_in(root, &problem.path, problem.at_key);
+            let mut error = self.diagnostic(document, problem.code, start, end, problem.message.clone());
+            error.help = problem.help.clone();
+            error.related = related(problem)
+                .map(|(path, what)| {
+                    let (start, _) = place_in(root, path, true);
+                    self.place.related(document.offset + byte_of(document.text, start), what)
+                })
+                .collect();
+            self.errors.push(error);
+        }
+    }
+
+    fn diagnostic(
+        &self,
+        document: &DocumentText<'_>,
+        code: &'static str,
+        start: usize,
+        end: usize,
+        message: impl Into<String>,
+    ) -> Diagnostic {
+        let start = byte_of(document.text, start);
+        // From where it starts: the rest of a long document is not counted again.
+        let end =
+            start + document.text[start..].chars().take(end.saturating_sub(start)).map(char::len_utf8).sum::<usize>();
+        self.place.diagnostic(code, document.offset + start..document.offset + end, message)
+    }
+
+    fn push(
+        &mut self,
+        document: &DocumentText<'_>,
+        code: &'static str,
+        start: usize,
+        end: usize,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
+        let mut error = self.diagnostic(document, code, start, end, message);
+        error.help = help;
+        self.errors.push(error);
+    }
 }
 
-fn header_of(text: &str) -> Result<Header<'_>, serde_yaml::Error> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Loose {
-        api_version: Option<String>,
-        kind: Option<String>,
-    }
-    if let Some(header) = document::scan_header(text) {
-        return Ok(header);
-    }
-    let loose: Loose = serde_yaml::from_str(text)?;
-    Ok(Header { api_version: loose.api_version.map(Cow::Owned), kind: loose.kind.map(Cow::Owned) })
+fn related(problem: &Problem) -> impl Iterator<Item = (&str, &str)> {
+    problem.related.iter().map(|(path, what)| (path.as_str(), what.as_str()))
 }
 
-fn find(header: &Header<'_>) -> Option<&'static Kind> {
-    KINDS.iter().find(|kind| {
-        header.api_version.as_deref() == Some(kind.api_version) && header.kind.as_deref() == Some(kind.kind)
-    })
+/// The characters of the value at `path`, or of its key, or of the nearest thing around it that is there.
+fn place_in(root: Option<&Node>, path: &str, at_key: bool) -> (usize, usize) {
+    let Some(root) = root else { return (0, 1) };
+    let steps = parse_path(path).unwrap_or_default();
+    let (node, key, whole) = root.descend(&steps);
+    let node = if at_key || !whole { key.unwrap_or(node) } else { node };
+    (node.start, node.end)
+}
+
+/// What an object must hold by itself.
+fn check(kind: &Kind, draft: &Draft) -> Problems {
+    let mut problems = Problems::default();
+    let root = Path::Root;
+    let metadata = root.field("metadata");
+    let rule = if matches!(draft.spec, Spec::Node(_)) { NameRule::Host } else { NameRule::Subdomain };
+    rule.check(&draft.metadata.name, &metadata.field("name"), &mut problems);
+    if let Some(namespace) = &draft.metadata.namespace {
+        let at = metadata.field("namespace");
+        match kind.scope {
+            Scope::Namespaced => NameRule::Label.check(namespace, &at, &mut problems),
+            Scope::Cluster if kind.is_ours() => {
+                problems
+                    .push(code::NAMESPACE_NOT_ALLOWED, &at, format!("a {} is in no namespace", kind.kind))
+                    .at_key()
+                    .help("remove `namespace`");
+            }
+            Scope::Cluster => {}
+        }
+    }
+    check_labels(&draft.metadata.labels, &metadata.field("labels"), &mut problems);
+    draft.spec.check(&mut problems);
+    problems
+}
+
+/// serde_yaml's and serde_json's messages end with a place, which is shown in another way.
+fn without_location(message: &str) -> String {
+    message.rsplit_once(" at line ").map_or(message, |(message, _)| message).to_owned()
 }

@@ -1,5 +1,5 @@
-//! From byte offsets to lines and columns.
-use std::{ops::Range, sync::Arc};
+//! From offsets to lines and columns.
+use std::{cell::OnceCell, ops::Range, sync::Arc};
 
 use crate::diagnostic::Diagnostic;
 
@@ -12,30 +12,36 @@ pub struct Position {
 
 /// Longer lines are not shown: they are data, or JSON without a break.
 const LONGEST_LINE: usize = 300;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A file whose places are asked for.
-#[derive(Clone, Copy, Debug)]
+/// A file whose places are asked for; nothing is counted before the first question.
+#[derive(Clone, Debug)]
 pub(crate) struct Place<'a> {
     path: &'a Arc<str>,
     bytes: &'a [u8],
+    /// Byte offset of each line's first character.
+    lines: OnceCell<Vec<usize>>,
 }
 
 impl<'a> Place<'a> {
     pub fn new(path: &'a Arc<str>, bytes: &'a [u8]) -> Self {
-        Self { path, bytes }
+        Self { path, bytes, lines: OnceCell::new() }
     }
 
-    /// Without its line break; bytes of the line before `at` counted in characters.
+    /// The line that holds `at`, without its line break, and the place of `at`.
     fn line_at(&self, at: usize) -> (Range<usize>, Position) {
-        let at = at.min(self.bytes.len());
-        let before = &self.bytes[..at];
-        let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        let end = self.bytes[at..].iter().position(|byte| *byte == b'\n').map_or(self.bytes.len(), |end| at + end);
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        // A byte order mark is no character of the line.
-        let start = if start == 0 && self.bytes.starts_with(b"\xef\xbb\xbf") { 3.min(at) } else { start };
+        let lines = self.lines.get_or_init(|| {
+            let first = if self.bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+            let breaks = self.bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+            std::iter::once(first).chain(breaks.map(|(at, _)| at + 1)).collect()
+        });
+        let at = at.clamp(lines[0], self.bytes.len());
+        // At least the first line begins at or before `at`.
+        let index = lines.partition_point(|start| *start <= at) - 1;
+        let start = lines[index];
+        let end = lines.get(index + 1).map_or(self.bytes.len(), |next| next - 1);
         let column = String::from_utf8_lossy(&self.bytes[start..at]).chars().count() + 1;
-        (start..end, Position { line, column })
+        (start..end, Position { line: index + 1, column })
     }
 
     pub fn position(&self, at: usize) -> Position {
@@ -46,9 +52,8 @@ impl<'a> Place<'a> {
     pub fn diagnostic(&self, code: &'static str, range: Range<usize>, message: impl Into<String>) -> Diagnostic {
         let (line, position) = self.line_at(range.start);
         let text = std::str::from_utf8(&self.bytes[line.clone()]).ok().map(|text| text.trim_end_matches('\r'));
-        let end = range.end.clamp(range.start, line.end.max(range.start)).min(self.bytes.len());
-        let start = range.start.min(end);
-        let span = String::from_utf8_lossy(&self.bytes[start..end]);
+        let start = range.start.clamp(line.start, line.end);
+        let span = String::from_utf8_lossy(&self.bytes[start..range.end.clamp(start, line.end)]);
         let visible = |c: char| !c.is_control() || c == '\t';
         Diagnostic {
             code,
@@ -65,19 +70,9 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// A diagnostic about the file as a whole.
-    pub fn whole(&self, code: &'static str, message: impl Into<String>) -> Diagnostic {
-        Diagnostic {
-            code,
-            path: Arc::clone(self.path),
-            line: 0,
-            column: 0,
-            span_len: 1,
-            source_line: None,
-            message: message.into(),
-            help: None,
-            related: Vec::new(),
-        }
+    pub fn related(&self, at: usize, what: impl Into<String>) -> (Arc<str>, usize, usize, String) {
+        let position = self.position(at);
+        (Arc::clone(self.path), position.line, position.column, what.into())
     }
 }
 
@@ -102,5 +97,8 @@ mod tests {
         assert_eq!(found.source_line.as_deref(), Some("b: ü!"));
         let over = place.diagnostic("c", 3..15, "m");
         assert_eq!((over.line, over.column, over.span_len), (1, 1, 4));
+        let empty: Arc<str> = "e".into();
+        let beyond = Place::new(&empty, b"").diagnostic("c", 0..1, "m");
+        assert_eq!((beyond.line, beyond.column, beyond.span_len), (1, 1, 1));
     }
 }

@@ -25,6 +25,7 @@ impl PrefixError {
 
     pub fn message(&self, text: &str) -> String {
         match self {
+            Self::Syntax if text.chars().count() > 80 => "this is neither a CIDR nor an IP address".to_owned(),
             Self::Syntax => format!("`{text}` is neither a CIDR nor an IP address"),
             Self::Length(max) => format!("the prefix length of `{text}` is not a number from 0 to {max}"),
             Self::HostBits(_) => format!("`{text}` has bits set behind its prefix length"),
@@ -48,6 +49,9 @@ impl PrefixError {
 
 /// A CIDR, or a bare address (/32, /128). Host bits must be zero.
 pub(crate) fn parse_prefix(text: &str) -> Result<IpNet, PrefixError> {
+    if text.contains(char::is_whitespace) {
+        return Err(PrefixError::Syntax);
+    }
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),
         None => (text, None),

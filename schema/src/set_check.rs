@@ -1,0 +1,210 @@
+//! The checks that need more than one object.
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use crate::{
+    Attach, Diagnostic, EndpointSpec, File, LabelSelector, LabelSource, NodeConfigSpec, NodeSpec, Object, Operator,
+    Spec, code, locate, place::Place, split_prefix,
+};
+
+/// Errors of a set, with places looked up in its files.
+pub(crate) struct SetErrors<'a> {
+    files: &'a [File],
+    by_path: HashMap<&'a str, &'a File>,
+    pub found: Vec<Diagnostic>,
+}
+
+impl<'a> SetErrors<'a> {
+    pub fn new(files: &'a [File]) -> Self {
+        Self { files, by_path: HashMap::new(), found: Vec::new() }
+    }
+
+    fn file(&mut self, path: &str) -> Option<&'a File> {
+        if self.by_path.is_empty() {
+            self.by_path = self.files.iter().map(|file| (&*file.path, file)).collect();
+        }
+        self.by_path.get(path).copied()
+    }
+
+    /// An error at a path of an object.
+    pub fn push(&mut self, code: &'static str, object: &Object, path: &str, message: String) -> &mut Diagnostic {
+        let file = self.file(&object.origin.path);
+        let found = match file {
+            Some(file) => {
+                let range = locate::span(file, object.origin.document, path).unwrap_or(0..1);
+                Place::new(&file.path, &file.bytes).diagnostic(code, range, message)
+            }
+            // The caller gave files that are not those that were parsed: the error is still one.
+            None => Place::new(&object.origin.path, b"").diagnostic(code, 0..1, message),
+        };
+        self.found.push(found);
+        let last = self.found.len() - 1;
+        &mut self.found[last]
+    }
+
+    fn related(&mut self, object: &Object, path: &str, what: String) -> (Arc<str>, usize, usize, String) {
+        let file = self.file(&object.origin.path);
+        let position = file.and_then(|file| locate::locate(file, object.origin.document, path));
+        let (line, column) = position.map_or((object.origin.line, 1), |position| (position.line, position.column));
+        (Arc::clone(&object.origin.path), line, column, what)
+    }
+
+    /// Two places that exclude each other.
+    fn conflict(&mut self, code: &'static str, first: (&Object, &str), second: (&Object, &str), message: String) {
+        let related = self.related(first.0, first.1, format!("also in {}", first.0.key));
+        self.push(code, second.0, second.1, message).related.push(related);
+    }
+
+    /// `objects` sorted by key.
+    pub fn check(&mut self, objects: &[Arc<Object>]) {
+        for pair in objects.windows(2) {
+            if pair[0].key == pair[1].key {
+                let message = format!("{} stands here a second time", pair[1].key);
+                let (first, second) = ((&*pair[0], "metadata.name"), (&*pair[1], "metadata.name"));
+                self.conflict(code::DUPLICATE_OBJECT, first, second, message);
+            }
+        }
+        let mut nodes: Vec<(&Object, &NodeSpec)> = Vec::new();
+        let mut configs: Vec<(&Object, &NodeConfigSpec)> = Vec::new();
+        let mut endpoints: Vec<(&Object, &EndpointSpec)> = Vec::new();
+        for object in objects {
+            match &object.spec {
+                Spec::Node(node) => nodes.push((object, node)),
+                Spec::NodeConfig(config) => configs.push((object, config)),
+                Spec::Endpoint(endpoint) => endpoints.push((object, endpoint)),
+                _ => {}
+            }
+        }
+        self.addresses(&nodes, &endpoints);
+        self.attachments(&endpoints);
+        self.node_configs(&nodes, &configs);
+    }
+
+    /// An address is one endpoint's, or one node's and its host endpoint's.
+    fn addresses(&mut self, nodes: &[(&Object, &NodeSpec)], endpoints: &[(&Object, &EndpointSpec)]) {
+        #[derive(PartialEq)]
+        enum Owner<'o> {
+            Node(&'o str),
+            Endpoint(*const Object),
+        }
+        let mut owners: HashMap<IpAddr, (Owner<'_>, &Object, usize)> = HashMap::new();
+        let of_nodes = nodes.iter().map(|(object, node)| (Owner::Node(&object.key.name), *object, &node.addresses));
+        let of_endpoints = endpoints.iter().map(|(object, endpoint)| {
+            let host = endpoint.attach.host.is_some();
+            let owner = if host { Owner::Node(&endpoint.node) } else { Owner::Endpoint(*object) };
+            (owner, *object, &endpoint.addresses)
+        });
+        for (owner, object, addresses) in of_nodes.chain(of_endpoints) {
+            for (index, address) in addresses.iter().enumerate() {
+                let owner = match &owner {
+                    Owner::Node(name) => Owner::Node(name),
+                    Owner::Endpoint(object) => Owner::Endpoint(*object),
+                };
+                match owners.get(address) {
+                    // Its own list twice has been said already.
+                    Some((first, _, _)) if *first == owner => {}
+                    Some((_, first, at)) => {
+                        let (at, path) = (format!("spec.addresses[{at}]"), format!("spec.addresses[{index}]"));
+                        let message = format!("`{address}` is the address of two objects");
+                        self.conflict(code::DUPLICATE_ADDRESS, (first, &at), (object, &path), message);
+                    }
+                    None => {
+                        owners.insert(*address, (owner, object, index));
+                    }
+                }
+            }
+        }
+    }
+
+    /// No two endpoints of a node hold at the same device.
+    fn attachments(&mut self, endpoints: &[(&Object, &EndpointSpec)]) {
+        let mut places: HashMap<(&str, &str, &str), &Object> = HashMap::new();
+        for (object, endpoint) in endpoints {
+            let Attach { interface, netns, host } = &endpoint.attach;
+            let place = match (host, netns, interface) {
+                (Some(_), _, _) => ("host", ""),
+                (None, Some(netns), inside) => (netns.as_str(), inside.as_deref().unwrap_or("eth0")),
+                (None, None, Some(interface)) => ("", interface.as_str()),
+                (None, None, None) => continue,
+            };
+            if let Some(first) = places.insert((&endpoint.node, place.0, place.1), object) {
+                let message = format!("two endpoints of node `{}` attach to the same place", endpoint.node);
+                self.conflict(code::DUPLICATE_ATTACH, (first, "spec.attach"), (object, "spec.attach"), message);
+            }
+        }
+    }
+
+    /// No field of a node is set in two ways.
+    fn node_configs(&mut self, nodes: &[(&Object, &NodeSpec)], configs: &[(&Object, &NodeConfigSpec)]) {
+        let mut said = HashSet::new();
+        let everywhere: Vec<_> =
+            configs.iter().filter(|(_, config)| config.node_selector == LabelSelector::default()).collect();
+        // What selects every node selects those that no `Node` describes.
+        self.node_config("every node", &everywhere, &mut said);
+        for (node, _) in nodes {
+            let selects = |config: &NodeConfigSpec| selects_node(&config.node_selector, &node.metadata.labels);
+            let here: Vec<_> = configs.iter().filter(|(_, config)| selects(config)).collect();
+            self.node_config(&format!("node `{}`", node.key.name), &here, &mut said);
+        }
+    }
+
+    fn node_config<'o>(
+        &mut self,
+        node: &str,
+        configs: &[&(&'o Object, &NodeConfigSpec)],
+        said: &mut HashSet<(String, *const Object, *const Object)>,
+    ) {
+        let mut set: BTreeMap<String, (&'o Object, String)> = BTreeMap::new();
+        for (object, config) in configs {
+            for (path, value) in settings(config) {
+                match set.get(&path) {
+                    Some((first, earlier)) if *earlier != value => {
+                        if said.insert((path.clone(), *first, *object)) {
+                            let field = path.rsplit('.').next().unwrap_or(&path);
+                            let message = format!("`{field}` is set in two ways for {node}");
+                            self.conflict(code::NODE_CONFIG_CONFLICT, (first, &path), (object, &path), message);
+                        }
+                    }
+                    Some(_) => {}
+                    None => {
+                        set.insert(path, (object, value));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The fields that a `NodeConfig` sets, by path, with their values in a form that compares.
+fn settings(config: &NodeConfigSpec) -> Vec<(String, String)> {
+    let mut settings = Vec::new();
+    settings.extend(config.attach_mode.map(|mode| ("spec.attachMode".to_owned(), format!("{mode:?}"))));
+    settings.extend(config.devices.as_ref().map(|devices| ("spec.devices".to_owned(), format!("{devices:?}"))));
+    let limits = config.limits.fields().into_iter();
+    settings.extend(limits.filter_map(|(name, limit)| Some((format!("spec.limits.{name}"), limit?.to_string()))));
+    let timeouts = config.timeouts.fields().into_iter();
+    settings
+        .extend(timeouts.filter_map(|(name, time)| Some((format!("spec.timeouts.{name}"), format!("{:?}", time?)))));
+    settings
+}
+
+fn selects_node(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    let value = |key: &str| match split_prefix(key) {
+        (LabelSource::Reserved, _) => None,
+        (_, name) => labels.get(name),
+    };
+    let labels_match = selector.match_labels.iter().all(|(key, wanted)| value(key) == Some(wanted));
+    labels_match
+        && selector.match_expressions.iter().all(|requirement| {
+            let value = value(&requirement.key);
+            match requirement.operator {
+                Operator::In => value.is_some_and(|value| requirement.values.contains(value)),
+                Operator::NotIn => value.is_none_or(|value| !requirement.values.contains(value)),
+                Operator::Exists => value.is_some(),
+                Operator::DoesNotExist => value.is_none(),
+            }
+        })
+}
