@@ -1,0 +1,112 @@
+//! What `NodeConfig` says for this node.
+use std::time::Duration;
+
+use weir_plan::{Capacity, HookState, NodeFacts, Numbering, Space};
+use weir_schema::AttachMode;
+
+use crate::{
+    objects::{ObjectId, Objects},
+    selector::matches_plain,
+};
+
+/// Most entries each table may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub ipcache: u32,
+    pub endpoints: u32,
+    pub conntrack_tcp: u32,
+    pub conntrack_other: u32,
+    pub policy_per_identity: u32,
+    pub policy_total: u32,
+    pub prefilter: u32,
+}
+
+/// The fields of every `NodeConfig` that selects this node, merged; that they do not contradict each other was checked
+/// before.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeSettings {
+    pub limits: Limits,
+    pub attach_mode: AttachMode,
+    /// Globs and the object that says so.
+    pub devices: Option<(ObjectId, Vec<String>)>,
+    /// Whole seconds.
+    pub tcp_syn: u32,
+    pub tcp_established: u32,
+    pub tcp_closing: u32,
+    pub other: u32,
+    /// The first object that selects this node.
+    pub object: Option<ObjectId>,
+}
+
+impl NodeSettings {
+    pub fn new(objects: &Objects<'_>, node: &str) -> Self {
+        let defaults = weir_abi::Settings::default();
+        let mut this = Self {
+            limits: Limits {
+                ipcache: 524_288,
+                endpoints: 65_536,
+                conntrack_tcp: 1_048_576,
+                conntrack_other: 262_144,
+                policy_per_identity: 16_384,
+                policy_total: 1_048_576,
+                prefilter: 4_194_304,
+            },
+            attach_mode: AttachMode::Auto,
+            devices: None,
+            tcp_syn: defaults.tcp_syn,
+            tcp_established: defaults.tcp_established,
+            tcp_closing: defaults.tcp_closing,
+            other: defaults.other,
+            object: None,
+        };
+        let none = std::collections::BTreeMap::new();
+        let labels = objects.node(node).map_or(&none, |node| &node.metadata.labels);
+        for config in objects.node_configs.iter().filter(|config| matches_plain(&config.spec.node_selector, labels)) {
+            let spec = config.spec;
+            this.object = this.object.or(Some(config.id));
+            this.attach_mode = spec.attach_mode.unwrap_or(this.attach_mode);
+            if let Some(devices) = &spec.devices {
+                this.devices = Some((config.id, devices.clone()));
+            }
+            let (limits, said) = (&mut this.limits, &spec.limits);
+            limits.ipcache = said.ipcache.unwrap_or(limits.ipcache);
+            limits.endpoints = said.endpoints.unwrap_or(limits.endpoints);
+            limits.conntrack_tcp = said.conntrack_tcp.unwrap_or(limits.conntrack_tcp);
+            limits.conntrack_other = said.conntrack_other.unwrap_or(limits.conntrack_other);
+            limits.policy_per_identity = said.policy_per_identity.unwrap_or(limits.policy_per_identity);
+            limits.policy_total = said.policy_total.unwrap_or(limits.policy_total);
+            limits.prefilter = said.prefilter.unwrap_or(limits.prefilter);
+            let said = &spec.timeouts;
+            this.tcp_syn = said.tcp_syn.map_or(this.tcp_syn, seconds);
+            this.tcp_established = said.tcp_established.map_or(this.tcp_established, seconds);
+            this.tcp_closing = said.tcp_closing.map_or(this.tcp_closing, seconds);
+            this.other = said.other.map_or(this.other, seconds);
+        }
+        this
+    }
+
+    /// How programs are attached at tc.
+    pub fn tc_attach(&self, facts: &NodeFacts) -> HookState {
+        match self.attach_mode {
+            AttachMode::Tcx => HookState::Tcx,
+            AttachMode::Clsact => HookState::Clsact,
+            AttachMode::Auto if facts.tcx => HookState::Tcx,
+            AttachMode::Auto => HookState::Clsact,
+        }
+    }
+
+    pub fn capacity(&self, numbering: &Numbering) -> Capacity {
+        Capacity {
+            conntrack_tcp: self.limits.conntrack_tcp,
+            conntrack_other: self.limits.conntrack_other,
+            rules: numbering.bound(Space::Rule).max(1024).next_power_of_two(),
+            ..Capacity::default()
+        }
+    }
+}
+
+/// Rounded up, at least 1: a timeout of less than a second is not none.
+fn seconds(duration: Duration) -> u32 {
+    let whole = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    u32::try_from(whole).unwrap_or(u32::MAX).max(1)
+}

@@ -1,0 +1,302 @@
+//! Who may reach whom and which rule says so, by walking the compiled tables as the programs do.
+use std::{collections::BTreeMap, net::IpAddr};
+
+use weir_abi::{
+    ACTION_DROP, ACTION_ENDPOINT_RANGE, ACTION_NONE, DIRECTION_EGRESS, DIRECTION_INGRESS, PolicyKey, RULE_NONE,
+    SIDE_DESTINATION, SIDE_SOURCE, TupleClass, identity, policy_verdict,
+};
+use weir_plan::{Hook, InterfaceName, ObjectRef, Prefix4, Prefix6, Provenance, RuleRef, Tables};
+
+use crate::Compiled;
+
+/// One end of a flow, as somebody names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// An address, or those of one endpoint: the one whose family fits the other end is taken.
+    Addresses(Vec<IpAddr>),
+    Host,
+    World,
+}
+
+/// A new flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceFlow {
+    pub source: Who,
+    pub destination: Who,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port, or the ICMP type.
+    pub port: u16,
+}
+
+/// One end of a flow, as the tables see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Party {
+    pub address: Option<IpAddr>,
+    pub identity: u32,
+    pub labels: BTreeMap<String, String>,
+    /// The endpoint that has the address, on whichever node.
+    pub endpoint: Option<ObjectRef>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// No policy selects the subject for this direction.
+    NotEnforced,
+    Allow,
+    Deny,
+    /// Selected, and no rule allows it.
+    DefaultDeny,
+}
+
+impl Outcome {
+    pub const fn passes(self) -> bool {
+        matches!(self, Self::NotEnforced | Self::Allow)
+    }
+}
+
+/// What the policy of one end says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub subject: u32,
+    pub peer: u32,
+    pub outcome: Outcome,
+    pub rule: Option<RuleRef>,
+}
+
+/// What the prefilter of one device says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefilterDecision {
+    pub interface: InterfaceName,
+    pub drops: bool,
+    pub rule: Option<RuleRef>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    pub source: Party,
+    pub destination: Party,
+    /// Per device, for a flow that comes from outside of this node.
+    pub prefilter: Vec<PrefilterDecision>,
+    /// `None` where the source is not on this node.
+    pub egress: Option<Decision>,
+    pub ingress: Option<Decision>,
+}
+
+impl Trace {
+    /// Whether the flow gets through, by whichever device it comes.
+    pub fn passes(&self) -> bool {
+        let dropped = !self.prefilter.is_empty() && self.prefilter.iter().all(|device| device.drops);
+        let judged = self.egress.iter().chain(&self.ingress);
+        !dropped && judged.map(|decision| decision.outcome).all(Outcome::passes)
+    }
+}
+
+/// Why a flow cannot be traced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TraceError {
+    #[error("`{0}` is no endpoint, no address, and neither `host` nor `world`")]
+    Unknown(String),
+    #[error("`{name}` is several endpoints: {}", .matches.join(", "))]
+    Ambiguous { name: String, matches: Vec<String> },
+    #[error("the two ends have no address family in common")]
+    Families,
+}
+
+impl Compiled {
+    /// What `text` names: an endpoint (`name` or `namespace/name`), an address, `host` or `world`.
+    pub fn resolve(&self, text: &str) -> Result<Who, TraceError> {
+        match text {
+            "host" => return Ok(Who::Host),
+            "world" => return Ok(Who::World),
+            _ => {}
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Who::Addresses(vec![address]));
+        }
+        let (namespace, name) = match text.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (None, text),
+        };
+        let matches: Vec<_> = self
+            .endpoints
+            .iter()
+            .filter(|one| &*one.object.name == name && namespace.is_none_or(|n| n == &*one.object.namespace))
+            .collect();
+        match matches.as_slice() {
+            [] => Err(TraceError::Unknown(text.to_owned())),
+            [one] if one.host && one.local => Ok(Who::Host),
+            [one] => Ok(Who::Addresses(one.addresses.clone())),
+            several => Err(TraceError::Ambiguous {
+                name: text.to_owned(),
+                matches: several.iter().map(|one| format!("{}/{}", one.object.namespace, one.object.name)).collect(),
+            }),
+        }
+    }
+
+    /// Who is at both ends of a flow, and what decides about it.
+    pub fn trace(&self, flow: &TraceFlow) -> Result<Trace, TraceError> {
+        let (source, destination) = self.addresses(&flow.source, &flow.destination)?;
+        let v4 = source.or(destination).is_none_or(|address| address.is_ipv4());
+        let source_local = self.is_local(&flow.source, source);
+        let destination_local = self.is_local(&flow.destination, destination);
+        let source = self.party(&flow.source, source, v4);
+        let destination = self.party(&flow.destination, destination, v4);
+
+        let judge = |subject: u32, peer: u32, direction: u8| {
+            let (outcome, rule) = judge(&self.tables, subject, peer, direction, flow.protocol, flow.port);
+            Decision { subject, peer, outcome, rule: self.provenance.rule(rule).cloned() }
+        };
+        let egress = source_local.then(|| judge(source.identity, destination.identity, DIRECTION_EGRESS));
+        let ingress = destination_local.then(|| judge(destination.identity, source.identity, DIRECTION_INGRESS));
+        let prefilter = if source_local { Vec::new() } else { self.prefilter(source.address, destination.address) };
+        Ok(Trace { source, destination, prefilter, egress, ingress })
+    }
+
+    /// One address for each end that has any, of one family.
+    fn addresses(&self, source: &Who, destination: &Who) -> Result<(Option<IpAddr>, Option<IpAddr>), TraceError> {
+        let candidates = |who: &Who| match who {
+            Who::Addresses(list) => list.clone(),
+            Who::Host => self.host_addresses.clone(),
+            Who::World => Vec::new(),
+        };
+        let (from, to) = (candidates(source), candidates(destination));
+        for a in &from {
+            if let Some(b) = to.iter().find(|b| a.is_ipv4() == b.is_ipv4()) {
+                return Ok((Some(*a), Some(*b)));
+            }
+        }
+        match (from.first(), to.first()) {
+            (Some(_), Some(_)) if *source != Who::Host && *destination != Who::Host => Err(TraceError::Families),
+            (Some(_), Some(_)) if *source == Who::Host => Ok((None, to.first().copied())),
+            (Some(_), Some(_)) => Ok((from.first().copied(), None)),
+            (from, to) => Ok((from.copied(), to.copied())),
+        }
+    }
+
+    fn is_local(&self, who: &Who, address: Option<IpAddr>) -> bool {
+        match who {
+            Who::Host => true,
+            Who::World => false,
+            Who::Addresses(_) => address.is_some_and(|address| self.tables.endpoints.get(&address).is_some()),
+        }
+    }
+
+    fn party(&self, who: &Who, address: Option<IpAddr>, v4: bool) -> Party {
+        let identity = match (who, address) {
+            (Who::Host, _) => identity::HOST,
+            (Who::World, _) | (Who::Addresses(_), None) => world(&self.tables, v4),
+            (Who::Addresses(_), Some(address)) => peer(&self.tables, address),
+        };
+        let view = self.identities.binary_search_by_key(&identity, |view| view.number);
+        let endpoint = address.and_then(|address| {
+            let mut having = self.endpoints.iter().filter(|one| one.addresses.contains(&address));
+            having.next().map(|one| one.object.clone())
+        });
+        Party {
+            address,
+            identity,
+            labels: view.map(|at| self.identities[at].labels.clone()).unwrap_or_default(),
+            endpoint,
+        }
+    }
+
+    fn prefilter(&self, source: Option<IpAddr>, destination: Option<IpAddr>) -> Vec<PrefilterDecision> {
+        let hooks = self.wiring.hooks.iter().filter(|(key, _)| key.hook == Hook::XdpIngress);
+        let decide = |interface: &InterfaceName| {
+            let group = self.tables.interfaces.get(interface).map_or(0, |info| info.prefilter_group as usize);
+            let cell = |address: Option<IpAddr>, side: usize| {
+                let class = address.map_or(0, |address| prefilter_class(&self.tables, address));
+                let class = self.tables.classes.get(&class).copied().unwrap_or_default();
+                class.cells[group * 2 + side]
+            };
+            let from = cell(source, SIDE_SOURCE);
+            let to = cell(destination, SIDE_DESTINATION);
+            let unknown = destination.is_some_and(|address| self.tables.endpoints.get(&address).is_none());
+            let decided = match (from.action(), to.action()) {
+                (ACTION_DROP, _) => Some(from),
+                (_, ACTION_DROP) => Some(to),
+                (_, ACTION_ENDPOINT_RANGE) if unknown => Some(to),
+                (_, ACTION_NONE | _) => None,
+            };
+            PrefilterDecision {
+                interface: interface.clone(),
+                drops: decided.is_some(),
+                rule: decided.and_then(|cell| self.provenance.rule(cell.rule()).cloned()),
+            }
+        };
+        hooks.map(|(key, _)| decide(&key.interface)).collect()
+    }
+}
+
+/// What `policy` says about one end of a flow, and the number of the rule that says it.
+pub(crate) fn judge(
+    tables: &Tables,
+    subject: u32,
+    peer: u32,
+    direction: u8,
+    protocol: u8,
+    port: u16,
+) -> (Outcome, u32) {
+    let Some(info) = tables.subjects.get(&subject) else { return (Outcome::NotEnforced, RULE_NONE) };
+    let direction_index = usize::from(direction);
+    let probe = |mask: u64, verdict: u8| {
+        (0..TupleClass::COUNT).filter(|class| mask & (1 << class) != 0).find_map(|class| {
+            let key = PolicyKey::new(subject, peer, direction, TupleClass(class), protocol, port);
+            tables.policy.get(&key).filter(|entry| entry.verdict == verdict)
+        })
+    };
+    if let Some(entry) = probe(info.deny_classes[direction_index], policy_verdict::DENY) {
+        return (Outcome::Deny, entry.rule);
+    }
+    if let Some(entry) = probe(info.allow_classes[direction_index], policy_verdict::ALLOW) {
+        return (Outcome::Allow, entry.rule);
+    }
+    let outcome = if info.default_deny[direction_index] != 0 { Outcome::DefaultDeny } else { Outcome::NotEnforced };
+    (outcome, RULE_NONE)
+}
+
+/// The identity of an address.
+pub(crate) fn peer(tables: &Tables, address: IpAddr) -> u32 {
+    let found = match address {
+        IpAddr::V4(address) => {
+            let bits = address.to_bits();
+            (0..=32).rev().find_map(|length| tables.ipcache4.get(&prefix4(bits, length)))
+        }
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            (0..=128).rev().find_map(|length| tables.ipcache6.get(&prefix6(bits, length)))
+        }
+    };
+    found.copied().unwrap_or(identity::WORLD)
+}
+
+/// The identity of an address that nobody mentioned.
+fn world(tables: &Tables, v4: bool) -> u32 {
+    let whole = if v4 { tables.ipcache4.get(&prefix4(0, 0)) } else { tables.ipcache6.get(&prefix6(0, 0)) };
+    whole.copied().unwrap_or(identity::WORLD)
+}
+
+pub(crate) fn prefilter_class(tables: &Tables, address: IpAddr) -> u32 {
+    let found = match address {
+        IpAddr::V4(address) => {
+            let bits = address.to_bits();
+            (0..=32).rev().find_map(|length| tables.prefilter4.get(&prefix4(bits, length)))
+        }
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            (0..=128).rev().find_map(|length| tables.prefilter6.get(&prefix6(bits, length)))
+        }
+    };
+    found.copied().unwrap_or(0)
+}
+
+fn prefix4(bits: u32, length: u8) -> Prefix4 {
+    let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+    Prefix4 { bits: bits & mask, length }
+}
+
+fn prefix6(bits: u128, length: u8) -> Prefix6 {
+    let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+    Prefix6::from_bits(bits & mask, length)
+}

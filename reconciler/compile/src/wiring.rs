@@ -1,0 +1,85 @@
+//! Where programs run, and what they must know of the device they run on.
+use std::collections::BTreeMap;
+
+use weir_abi::{InterfaceInfo, SIDE_DESTINATION, SIDE_SOURCE, interface_flags};
+use weir_plan::{Hook, HookKey, HookState, InterfaceFacts, InterfaceName, Table, Wiring};
+
+use crate::{
+    cidr_filter::{Placement, PrefilterTables},
+    endpoint::LocalEndpoints,
+    objects::ObjectId,
+};
+
+/// The `interfaces` table, hooks and devices, and the object behind each interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wired {
+    pub interfaces: Table<InterfaceName, InterfaceInfo>,
+    pub wiring: Wiring,
+    pub owners: BTreeMap<HookKey, ObjectId>,
+    pub interface_owners: BTreeMap<InterfaceName, ObjectId>,
+}
+
+pub(crate) fn wire(
+    endpoints: &LocalEndpoints,
+    placement: &Placement,
+    prefilter: &PrefilterTables,
+    network: &[&InterfaceFacts],
+    host_policy: Option<ObjectId>,
+    tc: HookState,
+) -> Wired {
+    let mut interfaces: BTreeMap<InterfaceName, InterfaceInfo> = BTreeMap::new();
+    let mut hooks: Vec<(HookKey, HookState, ObjectId)> = Vec::new();
+    let mut owners = BTreeMap::new();
+    let mut devices = Vec::new();
+    let mut hook = |interface: &InterfaceName, hook: Hook, state: HookState, owner: ObjectId| {
+        hooks.push((HookKey { interface: interface.clone(), hook }, state, owner));
+    };
+
+    for endpoint in &endpoints.endpoints {
+        let Some(name) = &endpoint.interface else { continue };
+        let info = interfaces.entry(name.clone()).or_default();
+        info.flags |= interface_flags::ENDPOINT;
+        info.endpoint = endpoint.number;
+        info.identity = endpoint.identity;
+        info.incarnation = endpoint.incarnation;
+        if let Some(device) = &endpoint.device {
+            // Both ends are ours, so nothing but this endpoint's addresses can rightly come from there.
+            info.flags |= interface_flags::CHECK_SOURCE;
+            devices.push((name.clone(), device.clone()));
+        }
+        owners.insert(name.clone(), endpoint.object);
+        hook(name, Hook::FromEndpoint, tc, endpoint.object);
+        hook(name, Hook::ToEndpoint, tc, endpoint.object);
+    }
+    for device in &placement.devices {
+        let info = interfaces.entry(device.name.clone()).or_default();
+        info.prefilter_group = device.group;
+        let used = |side| prefilter.used_columns[device.group as usize * 2 + side];
+        if used(SIDE_SOURCE) {
+            info.flags |= interface_flags::PREFILTER_SOURCE;
+        }
+        if used(SIDE_DESTINATION) {
+            info.flags |= interface_flags::PREFILTER_DESTINATION;
+        }
+        owners.entry(device.name.clone()).or_insert(device.object);
+        hook(&device.name, Hook::XdpIngress, HookState::Xdp(device.mode), device.object);
+    }
+    if let Some(policy) = host_policy {
+        for device in network {
+            interfaces.entry(device.name.clone()).or_default().flags |= interface_flags::NETWORK;
+            owners.entry(device.name.clone()).or_insert(policy);
+            hook(&device.name, Hook::FromNetwork, tc, policy);
+            hook(&device.name, Hook::ToNetwork, tc, policy);
+        }
+    }
+
+    Wired {
+        interfaces: interfaces.into_iter().collect(),
+        wiring: Wiring {
+            devices: devices.into_iter().collect(),
+            hooks: hooks.iter().map(|(key, state, _)| (key.clone(), *state)).collect(),
+        },
+        owners: hooks.into_iter().map(|(key, _, owner)| (key, owner)).collect(),
+        interface_owners: owners,
+    }
+}
