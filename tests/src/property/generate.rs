@@ -14,7 +14,8 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Generated {
     pub seed: u64,
-    /// (path, YAML).
+    pub documents: Vec<Value>,
+    /// The documents as YAML: (path, text).
     pub files: Vec<(String, String)>,
     /// What it makes use of, of [`super::FEATURES`].
     pub features: BTreeSet<&'static str>,
@@ -62,8 +63,16 @@ pub fn generate(seed: u64) -> Generated {
     policies::draw(&mut random.fork(), &mut draft);
     filters::draw(&mut random.fork(), &mut draft);
     let files = write(&mut random.fork(), &draft.documents);
-    let Draft { features, rules, hints, filtered, .. } = draft;
-    Generated { seed, files, features, rules, topology, hints, filtered }
+    let Draft { documents, features, rules, hints, filtered } = draft;
+    Generated { seed, documents, files, features, rules, topology, hints, filtered }
+}
+
+impl Generated {
+    /// The same set with other documents.
+    pub fn rewritten(&self, documents: Vec<Value>) -> Self {
+        let files = write(&mut Random::new(self.seed), &documents);
+        Self { documents, files, ..self.clone() }
+    }
 }
 
 /// As YAML, in flow or in block style, in one to three files.
