@@ -15,27 +15,51 @@ use crate::{
     workspace,
 };
 
-/// What the table must say under `examples/quickstart`: `y` both families, `.` neither, a blank for oneself.
-const QUICKSTART: [(Place, &str); 4] =
-    [(Place::Client, "y.y....y"), (Place::Web, "   yyyy"), (Place::Db, "..y  .."), (Place::Node, "y.yyyy ")];
+/// What the table must say; each word is a column, `y` both families, `-` neither, `.` oneself. Before Weir comes, the
+/// endpoints have no network, and nobody is kept out.
+const BARE: [(Place, &str); 5] = [
+    (Place::Client, "-----.y"),
+    (Place::Scanner, "-----yy"),
+    (Place::Web, "...----"),
+    (Place::Db, "---..--"),
+    (Place::Node, "-----y."),
+];
 
-/// The edit, and what the table must say under it.
-const EDIT: (&str, &str, &str) = ("policy.yaml", "port: \"80\"", "port: \"22\"");
-const EDITED: [(Place, &str); 4] =
-    [(Place::Client, ".yy....y"), (Place::Web, "   yyyy"), (Place::Db, "..y  .."), (Place::Node, ".yyyyy ")];
+/// Under `examples/quickstart`.
+const QUICKSTART: [(Place, &str); 5] = [
+    (Place::Client, "y-y--.y"),
+    (Place::Scanner, "-------"),
+    (Place::Web, "...y-yy"),
+    (Place::Db, "---..yy"),
+    (Place::Node, "-----y."),
+];
+
+/// One line of one manifest is edited: web is opened on another port.
+const EDIT: (&str, &str, &str) = ("policies.yaml", "port: 80\n", "port: 8080\n");
+const EDITED: [(Place, &str); 5] = [
+    (Place::Client, "-yy--.y"),
+    (Place::Scanner, "-------"),
+    (Place::Web, "...y-yy"),
+    (Place::Db, "---..yy"),
+    (Place::Node, "-----y."),
+];
+
+/// Where the binary keeps things, as its flags would say; the pin directory and the socket are where they always are,
+/// in file systems of the demo's own.
+const SETTINGS: [(&str, &str); 2] = [("WEIR_NODE", "node1"), ("WEIR_STATE_DIR", "/run/weir-demo/state")];
 
 /// The demo's expectations, and how many of them were not met.
 struct Story {
     weir: PathBuf,
-    failures: Vec<String>,
+    failures: usize,
 }
 
 /// Everything, to the end; an error when any expectation was not met.
 pub fn tell(weir: &Path, program: &Path) -> Result<(), Failure> {
-    let mut story = Story { weir: weir.to_owned(), failures: Vec::new() };
+    let mut story = Story { weir: weir.to_owned(), failures: 0 };
     let columns = world::columns();
 
-    heading("a node, two empty namespaces for its endpoints, and a client outside");
+    heading("a node, two empty namespaces for its endpoints, and a client and a scanner outside");
     let mut world = World::build(program)?;
     for place in Place::ALL {
         world.serve(place, &columns)?;
@@ -43,7 +67,12 @@ pub fn tell(weir: &Path, program: &Path) -> Result<(), Failure> {
     let manifests = Path::new(DIRECTORY).join("quickstart");
     copy(&workspace::root().join("examples/quickstart"), &manifests)?;
 
+    story.table(&world, &BARE)?;
+
     heading("the manifests, and what applying them will change");
+    for (name, value) in SETTINGS {
+        println!("$ export {name}={value}");
+    }
     story.step(&["validate", "-f", "quickstart"], 0)?;
     story.step(&["diff", "-f", "quickstart"], 1)?;
 
@@ -66,20 +95,24 @@ pub fn tell(weir: &Path, program: &Path) -> Result<(), Failure> {
     story.step(&["rollback"], 0)?;
     let after = story.table(&world, &QUICKSTART)?;
     if before != after {
-        story.failures.push("the rollback did not bring the first table back".to_owned());
+        story.fail("the rollback did not bring the first table back".to_owned());
     }
 
     heading("clean up");
     story.step(&["uninstall"], 0)?;
-    story.failures.extend(world.residue()?.into_iter().map(|what| format!("left behind: {what}")));
-    println!("no pin, device, qdisc or attached program of Weir's is left, unless said below");
+    let residue = world.residue()?;
+    if residue.is_empty() {
+        println!("no pin, device, qdisc or attached program is left");
+    }
+    residue.into_iter().for_each(|what| story.fail(format!("left behind: {what}")));
     story.end()
 }
 
 impl Story {
     /// Runs a verb of the binary; another exit code than `expected` is a failed expectation.
     fn step(&mut self, words: &[&str], expected: i32) -> Result<(), Failure> {
-        let call = Call::new(&self.weir).args(words).inside(DIRECTORY).show();
+        let call = Call::new(&self.weir).args(words).inside(DIRECTORY);
+        let call = SETTINGS.iter().fold(call, |call, (name, value)| call.env(name, value)).show();
         let line = call.line();
         let code = call.code()?;
         println!("(exit {code})");
@@ -100,22 +133,22 @@ impl Story {
 
     fn fail(&mut self, what: String) {
         println!("FAILED: {what}");
-        self.failures.push(what);
+        self.failures += 1;
     }
 
     fn end(self) -> Result<(), Failure> {
-        if self.failures.is_empty() {
+        if self.failures == 0 {
             println!("\nthe demo did what it should");
             return Ok(());
         }
-        Err(Failure::Failed(format!("the demo failed:\n  {}", self.failures.join("\n  "))))
+        Err(Failure::Failed(format!("{} expectations of the demo were not met: see FAILED above", self.failures)))
     }
 }
 
 fn expectation(rows: &[(Place, &str)]) -> Table {
     let cell = |c| match c {
         'y' => Some(Cell::YES),
-        '.' => Some(Cell::NO),
+        '-' => Some(Cell::NO),
         _ => None,
     };
     let rows = rows.iter().map(|(place, cells)| (*place, cells.chars().map(cell).collect())).collect();
@@ -140,7 +173,7 @@ fn edit(path: &Path) -> Result<(), Failure> {
     let (_, old, new) = EDIT;
     let text = fs::read_to_string(path).map_err(Failure::file("reading", path))?;
     if text.matches(old).count() != 1 {
-        return Err(Failure::Failed(format!("{} does not hold `{old}` exactly once", path.display())));
+        return Err(Failure::Failed(format!("{} does not hold `{}` exactly once", path.display(), old.trim())));
     }
     let former = path.with_extension("yaml.orig");
     fs::write(&former, &text).map_err(Failure::file("writing", &former))?;
