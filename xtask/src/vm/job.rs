@@ -1,7 +1,9 @@
 //! What runs in the guest, and how its serial line is read.
 
+use std::{env, fmt::Write as _, path::PathBuf};
+
 use super::kernel::Kernel;
-use crate::{failure::Failure, libtest::Tally};
+use crate::{campaign::Campaign, command::heading, failure::Failure, libtest::Tally, workspace};
 
 const STEP: &str = "weir-vm: ";
 const DONE: &str = "weir-vm: done";
@@ -33,18 +35,52 @@ echo "weir-vm: done"
 /bin/busybox poweroff -f
 "#;
 
-/// The script that the guest's first process runs.
+/// Test targets that run in the guest: what loads, attaches and sends packets.
+const TESTS: &[&str] = &["packets"];
+
+/// The script that the guest's first process runs. Builds the test binaries.
 pub fn script(kernel: &Kernel) -> Result<String, Failure> {
+    let target = workspace::target();
+    let weir = target.join("release/weir").display().to_string();
+    let xtask = env::current_exe().map_err(|cause| Failure::Start { program: "xtask".to_owned(), cause })?;
     let mut script = format!("MODULES={}\n", kernel.root.join("lib/modules").display());
     script.push_str(PROLOGUE);
-    script.push_str(
-        "step 'namespaces and a veth pair' bash -c 'uname -r && ip netns add a && ip link add x type veth peer name y \
-         netns a && ip netns exec a ip link set y up && ip netns del a'\n",
-    );
-    script.push_str("step 'a clsact qdisc' bash -c 'ip link add x type veth peer name y && tc qdisc add dev x clsact && ip link del x'\n");
-    script.push_str("step 'a BPF file system' bash -c 'mkdir /sys/fs/bpf/x && rmdir /sys/fs/bpf/x'\n");
+    let mut export = |name: &str, value: &str| {
+        let _ = writeln!(script, "export {name}={value}");
+    };
+    export("WEIR_BIN", &weir);
+    export("WEIR_CAMPAIGN", Campaign::Quick.name());
+    let _ = writeln!(script, "cd {}", workspace::root().display());
+    let mut step = |what: &str, command: &str| {
+        let _ = writeln!(script, "step '{what}' {command}");
+    };
+    step("every program is verified and loaded", &format!("{weir} doctor --state-dir /run/state"));
+    let inside = format!("unshare --mount --net --propagation private -- {} demo-inside {weir}", xtask.display());
+    step("the quickstart, by clsact", &inside);
+    for (name, path) in test_binaries()?.iter().filter(|(name, _)| TESTS.contains(&name.as_str())) {
+        step(&format!("tests/{name}"), &path.display().to_string());
+    }
     script.push_str(EPILOGUE);
     Ok(script)
+}
+
+/// Every integration test of the workspace: its name, and its executable.
+fn test_binaries() -> Result<Vec<(String, PathBuf)>, Failure> {
+    heading("the test binaries");
+    let call = workspace::cargo().args(["test", "--release", "--workspace", "--no-run", "--message-format=json"]);
+    let mut found = Vec::new();
+    if call.show().lines(|line| found.extend(test_binary(line)))? {
+        return Ok(found);
+    }
+    Err(Failure::Failed("the tests do not build".to_owned()))
+}
+
+/// What one line of cargo's messages says about a test binary:
+/// <https://doc.rust-lang.org/cargo/reference/external-tools.html#artifact-messages>
+fn test_binary(message: &str) -> Option<(String, PathBuf)> {
+    let text_after = |text: &str, key: &str| Some(text.split_once(key)?.1.split_once('"')?.0.to_owned());
+    let target = message.split_once(r#""target":{"kind":["test"]"#)?.1;
+    Some((text_after(target, r#""name":""#)?, text_after(target, r#""executable":""#)?.into()))
 }
 
 /// What the serial line has said so far.
@@ -82,6 +118,13 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finds_the_executable_of_a_test() {
+        let message = r#"{"reason":"compiler-artifact","package_id":"x","target":{"kind":["test"],"crate_types":["bin"],"name":"packets","src_path":"p.rs"},"executable":"/t/packets-1","fresh":true}"#;
+        assert_eq!(test_binary(message), Some(("packets".to_owned(), "/t/packets-1".into())));
+        assert_eq!(test_binary(&message.replace("[\"test\"]", "[\"lib\"]")), None);
+    }
 
     #[test]
     fn a_guest_that_never_says_done_has_failed() {
