@@ -1,0 +1,698 @@
+//! Fetch, compute, execute: what is desired, what was applied and what is live become a plan; a plan becomes a flip.
+//!
+//! Everything that decides is in [`Engine::plan`] and changes nothing; everything that acts is in [`Engine::apply`].
+//! After any failure the engine forgets what it believed and looks again.
+use std::{path::PathBuf, sync::Arc};
+
+use weir_abi::Generation;
+use weir_compile::{Input, TraceFlow, Who};
+use weir_plan::{
+    Change, Commit, Datapath, Journal, Numbering, Observed, Operation, Phase, Plan, Store, Suspension, Tables, Wiring,
+    WiringDelta,
+};
+use weir_schema::Options;
+
+use crate::{
+    Allow, Error, Manifests, Session, Snapshot, Timings, clock, guard, manifests::Parser, session, timings::Stopwatch,
+};
+
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// What `--node` names.
+    pub node: Arc<str>,
+    pub boot_id: String,
+    /// Where established sessions are read from: `/proc`.
+    pub proc: PathBuf,
+    pub ignore_foreign: bool,
+}
+
+/// Whether what the engine knows of the live tables is good enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// What this process wrote and read earlier; the kernel where that is not known.
+    Known,
+    /// The kernel: a full verification.
+    Kernel,
+}
+
+/// A plan, and all that is needed to execute it.
+#[derive(Debug)]
+pub struct Planned {
+    pub desired: Arc<Snapshot>,
+    pub applied: Option<Arc<Snapshot>>,
+    pub live: Option<Observed>,
+    pub plan: Plan,
+    pub sequence: u64,
+    /// An apply was interrupted: there is something to record even if nothing is left to write.
+    pub unfinished: Option<Phase>,
+    pub timings: Timings,
+    numbering: Numbering,
+}
+
+impl Planned {
+    /// Nothing to write, flip or record.
+    pub fn is_settled(&self) -> bool {
+        self.plan.is_empty() && !interrupted_at_flip(self.unfinished)
+    }
+}
+
+/// What an apply came to.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// `None`: there was nothing to do.
+    pub commit: Option<Commit>,
+    pub flipped: bool,
+    pub desired: Arc<Snapshot>,
+    pub timings: Timings,
+}
+
+#[derive(Debug)]
+pub struct Engine<D, S> {
+    datapath: D,
+    store: S,
+    options: EngineOptions,
+    parser: Parser,
+    memory: Option<Arc<Memory>>,
+    /// What is live as far as this process wrote or read it; outer `None`: look.
+    live: Option<Option<Observed>>,
+    /// No program can still run on the standby side.
+    graced: bool,
+}
+
+/// What the store holds.
+#[derive(Clone, Debug)]
+struct Memory {
+    head: Option<Commit>,
+    numbering: Numbering,
+    journal: Option<Journal>,
+    /// The head, compiled; `None` also where its bytes are lost.
+    applied: Option<Arc<Snapshot>>,
+}
+
+impl<D: Datapath, S: Store> Engine<D, S> {
+    pub fn new(datapath: D, store: S, options: EngineOptions) -> Self {
+        let parser = Parser::new(Options { ignore_foreign: options.ignore_foreign });
+        Self { datapath, store, options, parser, memory: None, live: None, graced: false }
+    }
+
+    pub fn node(&self) -> &Arc<str> {
+        &self.options.node
+    }
+
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    pub fn datapath(&mut self) -> &mut D {
+        &mut self.datapath
+    }
+
+    /// The next plan looks at the kernel and the store again.
+    pub fn forget(&mut self) {
+        self.memory = None;
+        self.live = None;
+        self.graced = false;
+    }
+
+    /// What would have to be done for `manifests` to be live. Changes nothing.
+    pub fn plan(&mut self, manifests: &Manifests, look: Look) -> Result<Planned, Error> {
+        let planned = self.try_plan(manifests, look);
+        if matches!(planned, Err(Error::Datapath(_) | Error::Store(_))) {
+            self.forget();
+        }
+        planned
+    }
+
+    fn try_plan(&mut self, manifests: &Manifests, look: Look) -> Result<Planned, Error> {
+        let mut timings = Timings::default();
+        let mut watch = Stopwatch::start();
+        let inventory = self.parser.parse(manifests).map_err(Error::Manifests)?;
+        timings.parse_us = watch.lap();
+
+        let node = self.options.node.clone();
+        let facts = self.datapath.facts(&weir_compile::netns_needed(&inventory, &node))?;
+        timings.facts_us = watch.lap();
+
+        let mut memory = self.remember()?;
+        let sequence = memory.head.as_ref().map_or(1, |head| head.sequence + 1);
+        let mut numbering = memory.numbering.clone();
+        let input = Input { inventory: &inventory, node: &node, facts: &facts, sequence };
+        let same = memory.applied.as_ref().filter(|applied| {
+            manifests.is(&applied.manifests.refs()) && facts == applied.facts && applied.node == node
+        });
+        let (desired, marked) = match same {
+            Some(applied) => (applied.clone(), false),
+            None => {
+                let compiled = weir_compile::compile(&input, &mut numbering).map_err(Error::Compile)?;
+                let snapshot = Snapshot {
+                    manifests: manifests.clone(),
+                    node: node.clone(),
+                    facts: facts.clone(),
+                    inventory: inventory.clone(),
+                    compiled: Arc::new(compiled),
+                };
+                (Arc::new(snapshot), true)
+            }
+        };
+        if memory.applied.is_none() {
+            let applied = self.compile_head(&memory, &desired)?;
+            memory = Arc::new(Memory { applied, ..Memory::clone(&memory) });
+            self.memory = Some(memory.clone());
+        }
+        let applied = memory.applied.clone();
+        timings.compile_us = watch.lap();
+
+        let looks = look == Look::Kernel || self.live.is_none();
+        if looks {
+            self.live = Some(self.datapath.observe()?);
+            timings.observe_us = watch.lap();
+        }
+        let live = self.live.clone().flatten();
+        let unfinished = memory.journal.as_ref().map(|journal| journal.phase).filter(|phase| *phase != Phase::Settled);
+        // What an interrupted flip left behind is nobody's drift.
+        let baseline = applied.as_ref().filter(|_| !interrupted_at_flip(unfinished));
+        let mut plan = Plan::new(desired.target(), baseline.map(|applied| applied.target()), live.as_ref());
+        if let (true, Some(live), Some(applied), None) = (looks, &live, &applied, unfinished)
+            && let Some(expected) = self.expected_standby(&memory, applied, live)?
+        {
+            plan = plan.expecting_standby(&expected, live);
+        }
+        if !marked && !plan.is_empty() {
+            // The tables are known; the numbers must be marked as used by the commit that this becomes.
+            weir_compile::compile(&input, &mut numbering).map_err(Error::Compile)?;
+        }
+        timings.plan_us = watch.lap();
+        timings.live_us = watch.total();
+        Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, numbering })
+    }
+
+    fn remember(&mut self) -> Result<Arc<Memory>, Error> {
+        if let Some(memory) = &self.memory {
+            return Ok(memory.clone());
+        }
+        let memory = Arc::new(Memory {
+            head: self.store.head()?,
+            numbering: self.store.numbering()?,
+            journal: self.store.journal()?,
+            applied: None,
+        });
+        self.memory = Some(memory.clone());
+        Ok(memory)
+    }
+
+    /// The applied commit from its stored bytes. What cannot be read or compiled any more is as if nothing had been
+    /// applied: the live tables then stand in for it.
+    fn compile_head(&mut self, memory: &Memory, desired: &Arc<Snapshot>) -> Result<Option<Arc<Snapshot>>, Error> {
+        let Some(head) = &memory.head else { return Ok(None) };
+        if desired.manifests.is(&head.files) && head.node == *desired.node {
+            return Ok(Some(desired.clone()));
+        }
+        let snapshot = match Manifests::from_commit(head, &self.store) {
+            Ok(manifests) => self.compile_former(head, manifests, &memory.numbering)?,
+            Err(error @ Error::BytesLost { .. }) => {
+                tracing::warn!(%error, "the applied commit is compared by its live tables alone");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(snapshot.map(Arc::new))
+    }
+
+    fn compile_former(
+        &mut self,
+        commit: &Commit,
+        manifests: Manifests,
+        numbering: &Numbering,
+    ) -> Result<Option<Snapshot>, Error> {
+        // What was let through then is let through now.
+        let inventory = match Parser::new(Options { ignore_foreign: true }).parse(&manifests) {
+            Ok(inventory) => inventory,
+            Err(error) => {
+                tracing::warn!(commit = commit.sequence, %error, "a stored commit can no longer be read");
+                return Ok(None);
+            }
+        };
+        let facts = self.datapath.facts(&weir_compile::netns_needed(&inventory, &commit.node))?;
+        let input = Input { inventory: &inventory, node: &commit.node, facts: &facts, sequence: commit.sequence };
+        match weir_compile::compile(&input, &mut numbering.clone()) {
+            Ok(compiled) => Ok(Some(Snapshot {
+                node: commit.node.as_str().into(),
+                manifests,
+                facts,
+                inventory,
+                compiled: Arc::new(compiled),
+            })),
+            Err(errors) => {
+                let error = Error::Compile(errors);
+                tracing::warn!(commit = commit.sequence, %error, "a stored commit can no longer be compiled");
+                Ok(None)
+            }
+        }
+    }
+
+    /// What the standby side should hold: the tables of the flip before, or the applied ones once it has caught up,
+    /// whichever it is closer to. `None`: not known.
+    fn expected_standby(
+        &mut self,
+        memory: &Memory,
+        applied: &Snapshot,
+        live: &Observed,
+    ) -> Result<Option<Arc<Tables>>, Error> {
+        let Some(head) = memory.head.as_ref().filter(|head| head.boot_id == self.options.boot_id) else {
+            return Ok(None);
+        };
+        let caught_up = applied.compiled.tables.clone();
+        if head.epoch != live.generation.epoch {
+            return Ok(None);
+        }
+        if *live.standby() == *caught_up {
+            return Ok(Some(caught_up));
+        }
+        let Some(before) = self.tables_before(head, memory, applied)? else { return Ok(None) };
+        let distance = |tables: &Tables| tables.diff(live.standby()).len();
+        Ok(Some(if distance(&before) <= distance(&caught_up) { before } else { caught_up }))
+    }
+
+    /// The tables that were live before the last flip.
+    fn tables_before(
+        &mut self,
+        head: &Commit,
+        memory: &Memory,
+        applied: &Snapshot,
+    ) -> Result<Option<Arc<Tables>>, Error> {
+        if head.epoch == Generation::FIRST.flipped().epoch {
+            return Ok(Some(Arc::default()));
+        }
+        let mut history = self.store.history(HISTORY_FOR_STANDBY)?.into_iter();
+        let before = history.find(|commit| commit.boot_id == head.boot_id && commit.epoch + 1 == head.epoch);
+        let Some(before) = before else { return Ok(None) };
+        if before.files == head.files && before.node == head.node {
+            return Ok(Some(applied.compiled.tables.clone()));
+        }
+        let manifests = match Manifests::from_commit(&before, &self.store) {
+            Ok(manifests) => manifests,
+            Err(Error::BytesLost { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let snapshot = self.compile_former(&before, manifests, &memory.numbering)?;
+        Ok(snapshot.map(|snapshot| snapshot.compiled.tables.clone()))
+    }
+
+    /// Executes a plan that this engine made, or does nothing where there is nothing to do.
+    pub fn apply(&mut self, planned: Planned, allow: Allow, operation: Operation) -> Result<Applied, Error> {
+        self.apply_restoring(planned, allow, operation, None)
+    }
+
+    fn apply_restoring(
+        &mut self,
+        planned: Planned,
+        allow: Allow,
+        operation: Operation,
+        restores: Option<u64>,
+    ) -> Result<Applied, Error> {
+        if planned.is_settled() {
+            // Comments may have moved: from now on places are told from these bytes.
+            if let Some(memory) = self.memory.take() {
+                let applied = Some(planned.desired.clone());
+                self.memory = Some(Arc::new(Memory { applied, ..Memory::clone(&memory) }));
+            }
+            let timings = Timings { total_us: planned.timings.live_us, ..planned.timings };
+            return Ok(Applied { commit: None, flipped: false, desired: planned.desired, timings });
+        }
+        self.guard(&planned, allow)?;
+        let drifted = !planned.plan.drift.is_empty();
+        let applied = self.execute(planned, operation, restores);
+        match &applied {
+            Err(_) => self.forget(),
+            // What somebody else wrote is on the standby side now: nobody wants to go back to that.
+            Ok(applied) if drifted && applied.flipped => {
+                if let Err(error) = self.catch_up() {
+                    tracing::warn!(%error, "healed, and the standby side still holds the drift; the next plan sees it");
+                }
+            }
+            Ok(_) => {}
+        }
+        applied
+    }
+
+    fn guard(&self, planned: &Planned, allow: Allow) -> Result<(), Error> {
+        let Some(applied) = &planned.applied else { return Ok(()) };
+        if !allow.mass_delete
+            && let Some(refusal) =
+                guard::mass_delete(applied.target().provenance.objects(), planned.desired.target().provenance.objects())
+        {
+            return Err(Error::Guard(refusal));
+        }
+        if !allow.lockout && !planned.plan.active.is_empty() {
+            let sessions = session::sessions(&self.options.proc);
+            let refusal = guard::lockout(
+                sessions,
+                |session| passes(applied, session),
+                |session| passes(&planned.desired, session),
+            );
+            if let Some(refusal) = refusal {
+                return Err(Error::Guard(refusal));
+            }
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, planned: Planned, operation: Operation, restores: Option<u64>) -> Result<Applied, Error> {
+        let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, mut numbering } = planned;
+        let mut watch = Stopwatch::start();
+        let mut journal = Journal {
+            sequence,
+            // Until it is recorded, what is live may not be what the head says: a second crash must not forget that.
+            phase: if interrupted_at_flip(unfinished) { Phase::Flip } else { Phase::Stage },
+            revision: desired.manifests.revision.to_string(),
+            pid: std::process::id(),
+        };
+        let compiled = &desired.compiled;
+        let flips = !plan.active.is_empty();
+
+        self.store.note(&journal)?;
+        self.datapath.prepare(&compiled.tables, &compiled.capacity)?;
+        timings.prepare_us = watch.lap();
+        if let Err(error) = self.stage(&plan, live.is_some()) {
+            let kept = applied.as_ref().map(|applied| &applied.compiled.wiring);
+            if let Err(error) = self.datapath.tear(&undo(&plan.wiring, kept)) {
+                tracing::warn!(%error, "what was built for an apply that failed is left behind; the next plan sees it");
+            }
+            return Err(error);
+        }
+        timings.stage_us = watch.lap();
+
+        let generation = if flips {
+            journal.phase = Phase::Flip;
+            self.store.note(&journal)?;
+            self.graced = false;
+            self.datapath.flip()?
+        } else {
+            self.datapath.generation()?.unwrap_or(Generation::FIRST)
+        };
+        timings.flip_us = watch.lap();
+        timings.live_us += watch.total();
+
+        journal.phase = Phase::Record;
+        let commit = Commit {
+            sequence,
+            time_unix_ms: clock::unix_ms(),
+            operation,
+            node: self.options.node.to_string(),
+            source: desired.manifests.source.to_string(),
+            revision: desired.manifests.revision.to_string(),
+            files: desired.manifests.refs(),
+            boot_id: self.options.boot_id.clone(),
+            epoch: generation.epoch,
+            side: generation.side.index(),
+            created: plan.summary.create,
+            updated: plan.summary.update,
+            deleted: plan.summary.delete,
+            drift: plan.summary.drift,
+            writes: plan.summary.writes,
+            digest: crate::hexadecimal(&plan.digest),
+            duration_us: timings.live_us,
+            restores,
+        };
+        // A number is free once neither side can speak of it: the side that is standby now still speaks of the head.
+        if flips {
+            numbering.retire(sequence - 1);
+        }
+        let recorded = self.record(&journal, &commit, &desired.manifests, &numbering);
+        timings.record_us = watch.lap();
+
+        // What is live stays live, recorded or not: finish what belongs to it.
+        if flips {
+            self.datapath.grace()?;
+            self.graced = true;
+        }
+        if !plan.wiring.is_empty() {
+            self.datapath.tear(&plan.wiring)?;
+        }
+        timings.grace_us = watch.lap();
+        timings.total_us = timings.live_us + timings.record_us + timings.grace_us;
+        recorded?;
+
+        self.remember_apply(&commit, numbering, &desired, live, &plan, generation);
+        tracing::info!(
+            sequence,
+            epoch = generation.epoch,
+            flips,
+            writes = plan.summary.writes,
+            drift = plan.summary.drift,
+            stage_us = timings.stage_us,
+            flip_us = timings.flip_us,
+            record_us = timings.record_us,
+            "applied"
+        );
+        Ok(Applied { commit: Some(commit), flipped: flips, desired, timings })
+    }
+
+    fn stage(&mut self, plan: &Plan, warm: bool) -> Result<(), Error> {
+        if !plan.wiring.is_empty() {
+            self.datapath.build(&plan.wiring)?;
+        }
+        if plan.active.is_empty() && plan.standby_drift.is_empty() {
+            return Ok(());
+        }
+        self.write_standby(&plan.standby, warm)
+    }
+
+    fn write_standby(&mut self, delta: &weir_plan::TablesDelta, warm: bool) -> Result<(), Error> {
+        if delta.is_empty() {
+            return Ok(());
+        }
+        if warm && !self.graced {
+            // Whoever flipped last may have died before the grace period was over.
+            self.datapath.grace()?;
+        }
+        self.graced = true;
+        Ok(self.datapath.stage(delta)?)
+    }
+
+    fn record(
+        &mut self,
+        journal: &Journal,
+        commit: &Commit,
+        manifests: &Manifests,
+        numbering: &Numbering,
+    ) -> Result<(), Error> {
+        self.store.note(journal)?;
+        let known: std::collections::HashSet<[u8; 32]> = self
+            .memory
+            .iter()
+            .filter_map(|memory| memory.head.as_ref())
+            .flat_map(|head| head.files.iter().map(|file| file.hash))
+            .collect();
+        let blobs: Vec<_> = manifests
+            .files
+            .iter()
+            .filter(|file| !known.contains(&file.hash.0))
+            .map(|file| (file.hash.0, file.bytes.clone()))
+            .collect();
+        Ok(self.store.record(commit, &blobs, numbering)?)
+    }
+
+    fn remember_apply(
+        &mut self,
+        commit: &Commit,
+        numbering: Numbering,
+        desired: &Arc<Snapshot>,
+        live: Option<Observed>,
+        plan: &Plan,
+        generation: Generation,
+    ) {
+        let compiled = &desired.compiled;
+        self.memory = Some(Arc::new(Memory {
+            head: Some(commit.clone()),
+            numbering,
+            journal: None,
+            applied: Some(desired.clone()),
+        }));
+        let (active, standby) = match live {
+            Some(live) => {
+                let [a, b] = live.sides;
+                if live.generation.side == weir_abi::Side::A { (a, b) } else { (b, a) }
+            }
+            None => Default::default(),
+        };
+        let standby = match (plan.active.is_empty(), plan.standby_drift.is_empty()) {
+            // Flipped: what was active is standby now.
+            (false, _) => active,
+            (true, false) => compiled.tables.clone(),
+            (true, true) => standby,
+        };
+        let mut sides = [standby.clone(), standby];
+        sides[generation.side.index() as usize] = compiled.tables.clone();
+        self.live =
+            Some(Some(Observed { generation, sides, wiring: compiled.wiring.clone(), capacity: compiled.capacity }));
+    }
+
+    /// Brings the standby side up to the active one, so that the next commit's delta is its own. From then on a
+    /// rollback is an apply.
+    pub fn catch_up(&mut self) -> Result<bool, Error> {
+        let Some(Some(live)) = self.live.clone() else { return Ok(false) };
+        let delta = live.standby().diff(live.active());
+        if delta.is_empty() {
+            return Ok(false);
+        }
+        let caught_up = self.write_catch_up(&delta);
+        if caught_up.is_err() {
+            self.forget();
+            caught_up?;
+        }
+        let active = live.sides[live.generation.side.index() as usize].clone();
+        self.live = Some(Some(Observed { sides: [active.clone(), active], ..live }));
+        Ok(true)
+    }
+
+    fn write_catch_up(&mut self, delta: &weir_plan::TablesDelta) -> Result<(), Error> {
+        let memory = self.remember()?;
+        let head = memory.head.as_ref();
+        let mut journal = Journal {
+            sequence: head.map_or(0, |head| head.sequence),
+            phase: Phase::CatchUp,
+            revision: head.map_or_else(String::new, |head| head.revision.clone()),
+            pid: std::process::id(),
+        };
+        self.store.note(&journal)?;
+        self.write_standby(delta, true)?;
+        journal.phase = Phase::Settled;
+        self.store.note(&journal)?;
+        self.memory = Some(Arc::new(Memory { journal: Some(journal), ..Memory::clone(&memory) }));
+        Ok(())
+    }
+
+    /// The commit to go back to: `sequence`, or the newest whose manifests differ from the head's.
+    pub fn rollback_target(&self, sequence: Option<u64>) -> Result<Commit, Error> {
+        if let Some(sequence) = sequence {
+            return self.store.commit(sequence)?.ok_or(Error::NoCommit { sequence });
+        }
+        let head = self.store.head()?.ok_or(Error::NothingEarlier)?;
+        let differs = |commit: &Commit| commit.files != head.files || commit.node != head.node;
+        self.store.history(usize::MAX)?.into_iter().find(differs).ok_or(Error::NothingEarlier)
+    }
+
+    /// What a rollback to `target` would do. Where the standby side still holds it, that is a flip and nothing else.
+    pub fn plan_rollback(&mut self, target: &Commit, look: Look) -> Result<Planned, Error> {
+        let manifests = Manifests::from_commit(target, &self.store)?;
+        let foreign = std::mem::replace(&mut self.parser, Parser::new(Options { ignore_foreign: true }));
+        let planned = self.plan(&manifests, look);
+        self.parser = foreign;
+        planned
+    }
+
+    /// Goes back to `target` and stays there: reconciling is suspended until somebody resumes it.
+    pub fn rollback(&mut self, target: &Commit, allow: Allow, look: Look) -> Result<Applied, Error> {
+        let planned = self.plan_rollback(target, look)?;
+        if !planned.is_settled() {
+            self.guard(&planned, allow)?;
+        }
+        let before = self.store.suspension()?;
+        let reason = format!("rolled back to commit {}", target.sequence);
+        // First, so that a crash in between cannot bring the bad revision back.
+        let suspension = Suspension { since_unix_ms: clock::unix_ms(), until_unix_ms: None, reason };
+        self.store.set_suspension(Some(&suspension))?;
+        let applied = self.apply_restoring(planned, allow, Operation::Rollback, Some(target.sequence));
+        if applied.is_err() {
+            self.store.set_suspension(before.as_ref())?;
+        }
+        applied
+    }
+
+    /// The suspension that holds now.
+    pub fn suspension(&self) -> Result<Option<Suspension>, Error> {
+        let now = clock::unix_ms();
+        let suspension = self.store.suspension()?;
+        Ok(suspension.filter(|suspension| suspension.until_unix_ms.is_none_or(|until| now < until)))
+    }
+
+    pub fn suspend(&mut self, reason: &str, duration: Option<std::time::Duration>) -> Result<Suspension, Error> {
+        let since_unix_ms = clock::unix_ms();
+        let suspension = Suspension {
+            since_unix_ms,
+            until_unix_ms: duration.map(|duration| since_unix_ms.saturating_add(duration.as_millis() as u64)),
+            reason: reason.to_owned(),
+        };
+        self.store.set_suspension(Some(&suspension))?;
+        Ok(suspension)
+    }
+
+    pub fn resume(&mut self) -> Result<bool, Error> {
+        let suspended = self.suspension()?.is_some();
+        self.store.set_suspension(None)?;
+        Ok(suspended)
+    }
+
+    /// The head's snapshot, compiled if need be.
+    pub fn applied(&mut self) -> Result<Option<Arc<Snapshot>>, Error> {
+        let memory = self.remember()?;
+        let Some(head) = memory.head.as_ref().filter(|_| memory.applied.is_none()) else {
+            return Ok(memory.applied.clone());
+        };
+        let manifests = Manifests::from_commit(head, &self.store)?;
+        let applied = self.compile_former(head, manifests, &memory.numbering)?.map(Arc::new);
+        self.memory = Some(Arc::new(Memory { applied: applied.clone(), ..Memory::clone(&memory) }));
+        Ok(applied)
+    }
+
+    pub fn head(&mut self) -> Result<Option<Commit>, Error> {
+        Ok(self.remember()?.head.clone())
+    }
+
+    pub fn numbering(&mut self) -> Result<Numbering, Error> {
+        Ok(self.remember()?.numbering.clone())
+    }
+
+    /// Files of the last good revision, from the store.
+    pub fn last_good(&mut self) -> Result<Option<Manifests>, Error> {
+        match self.head()? {
+            Some(head) => Manifests::from_commit(&head, &self.store).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the node still looks as it did when the head was compiled. Cheap: asks rtnetlink, reads no table.
+    pub fn facts_changed(&mut self, snapshot: &Snapshot) -> Result<bool, Error> {
+        let netns = weir_compile::netns_needed(&snapshot.inventory, &self.options.node);
+        Ok(self.datapath.facts(&netns)? != snapshot.facts)
+    }
+}
+
+/// Commits to look through for the one that the standby side holds; healings and changes without a flip lie between.
+const HISTORY_FOR_STANDBY: usize = 64;
+
+/// Then the active side may hold what no commit tells of.
+const fn interrupted_at_flip(unfinished: Option<Phase>) -> bool {
+    matches!(unfinished, Some(Phase::Flip | Phase::Record))
+}
+
+/// What takes back the additions of `delta` that `kept` does not have as well.
+fn undo(delta: &WiringDelta, kept: Option<&Wiring>) -> WiringDelta {
+    fn additions<K: Ord + Clone, V: Clone + PartialEq>(
+        changes: &[Change<K, V>],
+        kept: Option<&weir_plan::Table<K, V>>,
+    ) -> Vec<Change<K, V>> {
+        changes
+            .iter()
+            .filter(|change| change.from.is_none() && kept.is_none_or(|kept| kept.get(&change.key).is_none()))
+            .map(|change| Change { key: change.key.clone(), from: change.to.clone(), to: None })
+            .collect()
+    }
+    WiringDelta {
+        devices: additions(&delta.devices, kept.map(|kept| &kept.devices)),
+        hooks: additions(&delta.hooks, kept.map(|kept| &kept.hooks)),
+    }
+}
+
+/// Whether the session's own packets get in; its replies need no rule of their own.
+fn passes(snapshot: &Snapshot, session: &Session) -> bool {
+    let flow = TraceFlow {
+        source: Who::Addresses(vec![session.remote.ip()]),
+        destination: Who::Addresses(vec![session.local.ip()]),
+        protocol: libc::IPPROTO_TCP as u8,
+        port: session.local.port(),
+    };
+    // What cannot be traced (two families that do not meet) is no reason to refuse anything.
+    snapshot.compiled.trace(&flow).map_or(true, |trace| trace.passes())
+}
