@@ -27,6 +27,9 @@ pub mod ct_flags {
     /// A packet without SYN was seen: the handshake is over, or began before us.
     pub const SEEN_NON_SYN: u32 = 1 << 4;
     pub const RST: u32 = 1 << 5;
+    /// The original source, or destination, was an address of the host when the other end was last judged.
+    pub const SOURCE_IS_HOST: u32 = 1 << 6;
+    pub const DESTINATION_IS_HOST: u32 = 1 << 7;
 }
 
 /// One flow. Written by programs only; user space reads it, and deletes.
@@ -54,12 +57,14 @@ pub struct FragmentKey {
     pub source: Address,
     pub destination: Address,
     pub identification: u32,
+    /// IPv6: of the fragment header.
     pub protocol: u8,
     pub reserved: [u8; 3],
 }
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 
-/// Value of `fragments`.
+/// Value of `fragments`. An ICMP message has its identifier in `source_be` (0 when it has none) and its type in
+/// `destination_be`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FragmentPorts {

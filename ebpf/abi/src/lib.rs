@@ -38,7 +38,7 @@ pub use prefilter::{
 pub use reason::{Direction, METRIC_SLOTS, Reason, metric_slot};
 pub use settings::{Settings, settings_flags};
 pub use tables::{ABI_VERSION, KernelTable, RULE_COUNTERS, TableKind, runtime_tables, sided_tables};
-pub use trace::{TraceCell, next_hook};
+pub use trace::{TraceCell, next_hook, tc_action, xdp_action};
 pub use verdict::{RULE_BITS, RULE_NONE, VerdictWord, flow_verdict};
 
 /// Packets and bytes: one metric slot or one rule's counter on one CPU.

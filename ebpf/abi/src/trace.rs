@@ -10,6 +10,21 @@ pub mod next_hook {
     pub const STACK: u8 = 6;
 }
 
+/// What the tc programs return. A test run shows it as `u32`.
+pub mod tc_action {
+    /// `TC_ACT_UNSPEC`: go on. Under tcx the next program of the chain runs; under clsact the next filter does, and
+    /// without one the packet passes. So whoever stands behind us on the hook still sees what we let through.
+    pub const CONTINUE: i32 = -1;
+    /// `TC_ACT_SHOT`.
+    pub const DROP: i32 = 2;
+}
+
+/// What the XDP program returns.
+pub mod xdp_action {
+    pub const DROP: u32 = 1;
+    pub const PASS: u32 = 2;
+}
+
 /// Value of the per-CPU `trace` table: what the last run on this CPU decided. Written only by the instance that is
 /// loaded for test runs.
 #[repr(C)]

@@ -116,6 +116,8 @@ impl Cell {
 pub fn lookup_v4<'a>(address: u32, read: impl Fn(u32) -> Option<&'a Line>) -> u32 {
     let Some(header) = read(0) else { return 0 };
     let mut cell = Cell(header.0[HEADER_ROOT_V4]);
+    // Bits of the address already used. Kept within its range everywhere: whichever way a level was left, the verifier
+    // then finds the same state at the next, and does not follow all of them. (Nothing indexes after the last bit.)
     let mut position = 0u32;
     for _ in 0..LEVELS_V4 {
         match cell.kind() {
@@ -141,7 +143,7 @@ pub fn lookup_v4<'a>(address: u32, read: impl Fn(u32) -> Option<&'a Line>) -> u3
                 let at = (address << (position & 31)) >> (32 - stride);
                 let Some(line) = read(cell.index_line() + (at >> 4)) else { return 0 };
                 cell = Cell(line.0[(at & 15) as usize]);
-                position += stride;
+                position = (position + stride) & 31;
             }
             _ => {
                 let Some(line) = read(cell.line()) else { return 0 };
@@ -188,7 +190,7 @@ pub fn lookup_v6<'a>(high: u64, low: u64, read: impl Fn(u32) -> Option<&'a Line>
                 let at = (shift_left(high, low, position) >> (64 - stride)) as u32;
                 let Some(line) = read(cell.index_line() + (at >> 4)) else { return 0 };
                 cell = Cell(line.0[(at & 15) as usize]);
-                position += stride;
+                position = (position + stride) & 127;
             }
             _ => {
                 let Some(line) = read(cell.line()) else { return 0 };

@@ -24,6 +24,8 @@ use weir_abi::{
     TraceCell, tree::Line,
 };
 
+use crate::case::Case;
+
 type Sided<M> = ArrayOfMaps<M, 2>;
 pub type Mapped<V> = Array<V, 1, { BPF_F_MMAPABLE as usize }>;
 pub type Hash<K, V> = HashMap<K, V, 1, { BPF_F_NO_PREALLOC as usize }>;
@@ -62,6 +64,10 @@ pub static RULE_COUNTERS: Mapped<Counter> = Mapped::new();
 pub static TRACE: PerCpuArray<TraceCell, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<DropEvent, { EVENT_RING_BYTES as usize }> = RingBuf::new();
+
+/// One run's case. Not in the list: no table of user space's, and not pinned, so that each loaded instance has its own.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Case, 1> = PerCpuArray::new();
 
 /// Rules that `RULE_COUNTERS` has room for on each CPU: its `max_entries` divided by the number of possible CPUs.
 #[unsafe(no_mangle)]

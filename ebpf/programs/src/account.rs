@@ -1,0 +1,120 @@
+//! What is counted, reported and traced, for every packet that passes and every one that does not.
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use weir_abi::{Counter, Direction, DropEvent, METRIC_SLOTS, Reason, TraceCell, flow_verdict, metric_slot, next_hook};
+
+use crate::{
+    case::Case,
+    maps::{EVENTS, METRICS, RULE_COUNTERS, RULES, TRACE, TRACING},
+    tables,
+};
+
+/// The last slot of `METRICS`.
+const LOST_EVENTS: u32 = METRIC_SLOTS - 1;
+
+#[inline(always)]
+fn add(counter: Option<*mut Counter>, length: u32) {
+    if let Some(counter) = counter {
+        // SAFETY: the cell is this CPU's own, and programs of one CPU do not interrupt each other here.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += length as u64;
+        }
+    }
+}
+
+#[inline(always)]
+fn count(reason: Reason, direction: Direction, length: u32) {
+    add(METRICS.get_ptr_mut(metric_slot(reason, direction)), length);
+}
+
+/// Rule 0 is no rule.
+#[inline(always)]
+pub fn count_rule(rule: u32, length: u32) {
+    let rules = RULES.load();
+    if rule != 0 && rule < rules {
+        // SAFETY: the helper has no arguments.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        add(RULE_COUNTERS.get_ptr_mut(cpu * rules + rule), length);
+    }
+}
+
+/// Writes the trace cell, in the instance that is loaded for test runs.
+#[inline(always)]
+fn trace(case: &Case, reason: Reason, next_hook: u8) {
+    if TRACING.load() == 0 {
+        return;
+    }
+    if let Some(cell) = TRACE.get_ptr_mut(0) {
+        let value = TraceCell {
+            generation: case.run.word,
+            rule: case.rule,
+            subject: case.subject(),
+            peer: case.peer,
+            verdict: if reason.is_drop() { flow_verdict::DENY } else { flow_verdict::ALLOW },
+            reason: reason as u8,
+            next_hook,
+            from_conntrack: case.from_conntrack as u8,
+        };
+        // SAFETY: this CPU's own cell.
+        unsafe { cell.write(value) };
+    }
+}
+
+/// The packet passes. Counts it, and the rule that let it.
+#[inline(always)]
+pub fn passed(case: &Case, reason: Reason, next: u8) {
+    count(reason, case.direction(), case.packet.length);
+    count_rule(case.rule, case.packet.length);
+    trace(case, reason, next);
+}
+
+/// The packet is dropped. Counts it, and tells user space about it: a full ring buffer loses the event, never the
+/// count.
+#[inline(always)]
+pub fn refused(case: &mut Case, reason: Reason) {
+    weir_refused(case, reason as u32);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weir_refused(case: *mut Case, reason: u32) -> u32 {
+    // SAFETY: the caller's reference; the verifier asks for the comparison with null.
+    let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
+    let Some(reason) = Reason::from_code(reason as u8) else { return 0 };
+    let length = case.packet.length;
+    count(reason, case.direction(), length);
+    count_rule(case.rule, length);
+    if case.peer == 0 && case.near.identity != 0 {
+        let flow = &case.packet.flow;
+        let far = if case.near_is_source { flow.destination() } else { flow.source() };
+        case.peer = tables::identity_of(case.run.side(), far);
+    }
+    match EVENTS.reserve(0) {
+        Some(mut slot) => {
+            let flow = &case.packet.flow;
+            slot.write(DropEvent {
+                // SAFETY: the helper has no arguments.
+                time_ns: unsafe { bpf_ktime_get_ns() },
+                source: *flow.source(),
+                destination: *flow.destination(),
+                source_port_be: flow.source_port_be(),
+                destination_port_be: flow.destination_port_be(),
+                protocol: flow.protocol(),
+                reason: reason as u8,
+                direction: case.direction() as u8,
+                hook: case.hook,
+                ifindex: case.ifindex,
+                endpoint: if case.by_host { 0 } else { case.near.endpoint },
+                subject: case.subject(),
+                peer: case.peer,
+                rule: case.rule,
+                length,
+                epoch: case.run.epoch(),
+            });
+            slot.submit(0);
+        }
+        None => add(METRICS.get_ptr_mut(LOST_EVENTS), length),
+    }
+    trace(case, reason, next_hook::NONE);
+    0
+}

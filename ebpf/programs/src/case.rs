@@ -1,0 +1,98 @@
+//! What one run knows and has decided about its packet.
+use core::arch::asm;
+
+use weir_abi::{Direction, InterfaceInfo, identity, next_hook};
+
+use crate::{maps::SCRATCH, parse::Packet, run::Run};
+
+/// Whose policy is asked.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Subject {
+    pub identity: u32,
+    /// Endpoint number, 0 for the host.
+    pub endpoint: u32,
+    pub incarnation: u32,
+}
+
+impl Subject {
+    pub const NOBODY: Self = Self { identity: 0, endpoint: 0, incarnation: 0 };
+
+    #[inline(always)]
+    pub fn endpoint(interface: &InterfaceInfo) -> Self {
+        Self { identity: interface.identity, endpoint: interface.endpoint, incarnation: interface.incarnation }
+    }
+}
+
+/// One packet at one hook.
+///
+/// It lives in this CPU's scratch slot, not on the stack: that is too short for it; and what is read back from a map
+/// is any number to the verifier, so that it follows what comes after the parser once, and not once for every way
+/// through the parser.
+#[repr(C)]
+pub struct Case {
+    pub run: Run,
+    pub packet: Packet,
+    /// The end of the packet that this hook answers for, and which end that is.
+    pub near: Subject,
+    pub ifindex: u32,
+    /// What decided: rule and peer are 0 as long as nothing has.
+    pub rule: u32,
+    pub peer: u32,
+    /// Of [`next_hook`]: the program that runs.
+    pub hook: u8,
+    pub near_is_source: bool,
+    /// The subject was not the near end but the host, which is the far one.
+    pub by_host: bool,
+    pub from_conntrack: bool,
+    /// Kinds of extension header, while they are followed.
+    pub extensions_seen: u32,
+}
+
+impl Case {
+    /// The scratch slot, made new. `None` cannot be.
+    #[inline(always)]
+    pub fn begin(run: Run, hook: u8, ifindex: u32, near: Subject) -> Option<&'static mut Self> {
+        let slot = SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: the slot is this CPU's own, and no program of ours interrupts another on one CPU: tc and XDP run with
+        // softirqs held off. An instance for test runs has a slot of its own.
+        let case = unsafe { &mut *slot };
+        case.run = run;
+        case.packet.reset();
+        case.near = near;
+        case.ifindex = ifindex;
+        case.rule = 0;
+        case.peer = 0;
+        case.hook = hook;
+        case.near_is_source = matches!(hook, next_hook::FROM_ENDPOINT | next_hook::TO_NETWORK);
+        case.by_host = false;
+        case.from_conntrack = false;
+        Some(case)
+    }
+
+    /// The same case, of which the compiler has forgotten what it knew: everything is read back from the slot.
+    #[inline(always)]
+    pub fn settled(&mut self) -> &mut Self {
+        let mut address = core::ptr::from_mut(self);
+        // SAFETY: a move to itself; that memory could have been written is what it tells the compiler.
+        unsafe {
+            asm!("{a} = {a}", a = inout(reg) address, options(nostack, preserves_flags));
+            &mut *address
+        }
+    }
+
+    /// Whose policy decided.
+    #[inline(always)]
+    pub fn subject(&self) -> u32 {
+        if self.by_host { identity::HOST } else { self.near.identity }
+    }
+
+    /// Seen from the node's stack.
+    #[inline(always)]
+    pub fn direction(&self) -> Direction {
+        match self.hook {
+            next_hook::TO_ENDPOINT | next_hook::TO_NETWORK => Direction::Egress,
+            _ => Direction::Ingress,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! One entry per flow: what each end was judged to be, and how long the flow lives.
+use core::arch::asm;
+
+use weir_abi::{ConntrackEntry, ConntrackKey, Settings, VerdictWord, ct_flags};
+
+use crate::{
+    case::Case,
+    flow::TCP,
+    maps::{CONNTRACK_OTHER, CONNTRACK_TCP, Lru},
+    parse::{TCP_FIN, TCP_RST, TCP_SYN},
+    run::{Run, jiffies},
+};
+
+const BOTH_FINS: u32 = ct_flags::FIN_ORIGINAL | ct_flags::FIN_REPLY;
+
+/// A live entry. Several CPUs may hold the same one: every field is read and written by single instructions. What was
+/// just looked up is the last that the LRU evicts.
+#[derive(Clone, Copy)]
+pub struct Entry(*mut ConntrackEntry);
+
+#[inline(always)]
+fn table(protocol: u8) -> &'static Lru<ConntrackKey, ConntrackEntry> {
+    if protocol == TCP { &CONNTRACK_TCP } else { &CONNTRACK_OTHER }
+}
+
+/// The entry of a flow, unless it has expired.
+#[inline(always)]
+pub fn find(key: &ConntrackKey, now: u64) -> Option<Entry> {
+    // Two calls: the verifier inlines a lookup only where it knows the map.
+    let found = if key.protocol == TCP { CONNTRACK_TCP.get_ptr_mut(key) } else { CONNTRACK_OTHER.get_ptr_mut(key) };
+    let entry = Entry(found?);
+    (now < entry.expires()).then_some(entry)
+}
+
+/// Makes the entry, or makes it anew. That it fails means that the table has no entry to give, and only costs a
+/// judgement of the next packet.
+#[inline(always)]
+pub fn store(key: ConntrackKey, entry: &ConntrackEntry) {
+    // From the stack: before Linux 6.2 a key may not lie in the memory that a global function was given.
+    let _ = table(key.protocol).insert(&key, entry, 0);
+}
+
+macro_rules! field {
+    ($self:ident, $name:ident) => {{
+        // SAFETY: the pointer came from a lookup that succeeded, and lookups stay valid until the program ends.
+        &raw mut (*$self.0).$name
+    }};
+}
+
+impl Entry {
+    #[inline(always)]
+    pub fn new(address: *mut ConntrackEntry) -> Option<Self> {
+        (!address.is_null()).then_some(Self(address))
+    }
+
+    #[inline(always)]
+    pub fn address(self) -> *mut ConntrackEntry {
+        self.0
+    }
+
+    #[inline(always)]
+    pub fn flags(self) -> u32 {
+        // SAFETY: an aligned word of the entry.
+        unsafe { field!(self, flags).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn expires(self) -> u64 {
+        // SAFETY: an aligned word of the entry.
+        unsafe { field!(self, expires).read_volatile() }
+    }
+
+    /// Whether a packet whose source is (not) the key's high end goes against the original direction.
+    #[inline(always)]
+    pub fn is_reply(self, source_is_high: bool) -> bool {
+        (self.flags() & ct_flags::SOURCE_IS_HIGH != 0) != source_is_high
+    }
+
+    /// FIN in both directions, or a reset: the next SYN begins another flow.
+    #[inline(always)]
+    pub fn is_closing(self) -> bool {
+        is_closing(self.flags())
+    }
+
+    /// The verdict word of one end, and the incarnation that it was judged for (0: never).
+    #[inline(always)]
+    pub fn end(self, original_source: bool) -> (VerdictWord, u32) {
+        // SAFETY: aligned words of the entry.
+        unsafe {
+            if original_source {
+                (field!(self, egress).read_volatile(), field!(self, source_incarnation).read_volatile())
+            } else {
+                (field!(self, ingress).read_volatile(), field!(self, destination_incarnation).read_volatile())
+            }
+        }
+    }
+
+    /// One store for verdict, rule and epoch.
+    #[inline(always)]
+    pub fn set_end(self, original_source: bool, word: VerdictWord, incarnation: u32) {
+        // SAFETY: aligned words of the entry.
+        unsafe {
+            if original_source {
+                field!(self, source_incarnation).write_volatile(incarnation);
+                field!(self, egress).write_volatile(word);
+            } else {
+                field!(self, destination_incarnation).write_volatile(incarnation);
+                field!(self, ingress).write_volatile(word);
+            }
+        }
+    }
+
+    /// Sets or clears bits; other CPUs may set or clear others.
+    #[inline(always)]
+    pub fn mark(self, bits: u32, on: bool) {
+        let flags = self.flags_address();
+        // SAFETY: an aligned word of the entry. In assembly, for Rust has no atomic operations on this target.
+        unsafe {
+            if on {
+                asm!("lock *(u32 *)({p} + 0) |= {v}", p = in(reg) flags, v = in(wreg) bits, options(nostack));
+            } else {
+                asm!("lock *(u32 *)({p} + 0) &= {v}", p = in(reg) flags, v = in(wreg) !bits, options(nostack));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn flags_address(self) -> *mut u32 {
+        // SAFETY: as everywhere here.
+        unsafe { field!(self, flags) }
+    }
+
+    /// A packet was let through: the flow's state and lifetime follow it.
+    #[inline(always)]
+    pub fn touch(self, case: &Case, reply: bool, now: u64, settings: &Settings) {
+        let before = self.flags();
+        let after = before | seen(case, reply);
+        if after != before {
+            self.mark(after & !before, true);
+        }
+        let expires = now + lifetime(case.packet.flow.protocol(), after, settings);
+        let expired = self.expires();
+        // Within the second it is right enough, and the cache line stays clean.
+        if expires < expired || expires > expired + jiffies(1) {
+            // SAFETY: an aligned word of the entry.
+            unsafe { field!(self, expires).write_volatile(expires) };
+        }
+    }
+}
+
+/// What the first packet of a flow makes of it, not yet judged.
+#[inline(always)]
+pub fn fresh(case: &Case, settings: &Settings) -> ConntrackEntry {
+    let direction = if case.packet.flow.source_is_high { ct_flags::SOURCE_IS_HIGH } else { 0 };
+    let flags = direction | seen(case, false);
+    ConntrackEntry {
+        egress: VerdictWord(0),
+        ingress: VerdictWord(0),
+        expires: now_and(case.run, lifetime(case.packet.flow.protocol(), flags, settings)),
+        source_incarnation: 0,
+        destination_incarnation: 0,
+        flags,
+        reserved: [0; 3],
+    }
+}
+
+#[inline(always)]
+fn now_and(run: Run, lifetime: u64) -> u64 {
+    run.now() + lifetime
+}
+
+/// The bits that a packet adds.
+#[inline(always)]
+fn seen(case: &Case, reply: bool) -> u32 {
+    let mut flags = if reply { ct_flags::SEEN_REPLY } else { 0 };
+    if case.packet.flow.protocol() == TCP {
+        let tcp = case.packet.tcp_flags;
+        if tcp & TCP_SYN == 0 {
+            flags |= ct_flags::SEEN_NON_SYN;
+        }
+        if tcp & TCP_FIN != 0 {
+            flags |= if reply { ct_flags::FIN_REPLY } else { ct_flags::FIN_ORIGINAL };
+        }
+        if tcp & TCP_RST != 0 {
+            flags |= ct_flags::RST;
+        }
+    }
+    flags
+}
+
+#[inline(always)]
+fn is_closing(flags: u32) -> bool {
+    flags & ct_flags::RST != 0 || flags & BOTH_FINS == BOTH_FINS
+}
+
+/// In jiffies.
+#[inline(always)]
+fn lifetime(protocol: u8, flags: u32, settings: &Settings) -> u64 {
+    jiffies(if protocol != TCP {
+        settings.other
+    } else if is_closing(flags) {
+        settings.tcp_closing
+    } else if flags & ct_flags::SEEN_NON_SYN != 0 {
+        settings.tcp_established
+    } else {
+        settings.tcp_syn
+    })
+}

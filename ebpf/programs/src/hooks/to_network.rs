@@ -1,0 +1,17 @@
+//! What leaves through a network device: tc egress. The host's egress policy, when there is one.
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use weir_abi::{next_hook, tc_action};
+
+use super::{conclude, network};
+use crate::{case::Case, run::Run, skb};
+
+#[classifier]
+fn to_network(context: TcContext) -> i32 {
+    let skb = context.skb.skb;
+    let Some(run) = Run::begin() else { return tc_action::DROP };
+    let ifindex = skb::ifindex(skb);
+    let Some(host) = network::host(run, ifindex) else { return tc_action::CONTINUE };
+    let Some(case) = Case::begin(run, next_hook::TO_NETWORK, ifindex, host) else { return tc_action::DROP };
+    let verdict = network::judge(skb, case);
+    conclude(case, verdict, next_hook::NONE)
+}

@@ -1,0 +1,107 @@
+//! The prefilter: XDP on a network device, before the kernel has made anything of the frame.
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, macros::xdp, programs::XdpContext};
+use weir_abi::{InterfaceInfo, Reason, interface_flags, next_hook, xdp_action};
+
+use crate::{
+    account,
+    case::{Case, Subject},
+    flow::{ICMPV6, SCTP, TCP, UDP},
+    parse::{self, Part, Window, ip, link},
+    prefilter,
+    run::Run,
+    skb::once_more,
+    tables,
+};
+
+const WATCHED: u32 = interface_flags::PREFILTER_SOURCE | interface_flags::PREFILTER_DESTINATION;
+
+#[xdp(frags)]
+fn xdp_ingress(context: XdpContext) -> u32 {
+    let Some(run) = Run::begin() else { return xdp_action::DROP };
+    let ifindex = context.ingress_ifindex() as u32;
+    let Some(interface) = tables::interface(run.side(), ifindex) else { return xdp_action::PASS };
+    if interface.flags & WATCHED == 0 {
+        return xdp_action::PASS;
+    }
+    let Some(case) = Case::begin(run, next_hook::XDP_INGRESS, ifindex, Subject::NOBODY) else {
+        return xdp_action::DROP;
+    };
+    match judge(&context, case, interface) {
+        Ok(reason) => {
+            let network = interface.flags & interface_flags::NETWORK != 0;
+            account::passed(case, reason, if network { next_hook::FROM_NETWORK } else { next_hook::STACK });
+            xdp_action::PASS
+        }
+        Err(reason) => {
+            account::refused(case, reason);
+            xdp_action::DROP
+        }
+    }
+}
+
+/// A frame in several buffers is longer than its first one, and is looked at once more if that matters.
+#[inline(always)]
+fn judge(context: &XdpContext, case: &mut Case, interface: &InterfaceInfo) -> Result<Reason, Reason> {
+    let mut window = window(context.ctx);
+    let mut attempt = 0u64;
+    loop {
+        match look(case, interface, &window) {
+            Err(Reason::Truncated) if attempt == 0 => {
+                // SAFETY: the context is valid for the whole run.
+                window.length = unsafe { bpf_xdp_get_buff_len(context.ctx) } as u32;
+                attempt = once_more(attempt);
+            }
+            verdict => return verdict,
+        }
+    }
+}
+
+/// `Ok`: as what the frame is counted.
+#[inline(always)]
+fn look(case: &mut Case, interface: &InterfaceInfo, window: &Window) -> Result<Reason, Reason> {
+    let packet = &mut case.packet;
+    packet.length = window.length;
+    let frame = link::link(window)?;
+    match frame.ethertype {
+        link::IPV4 => ip::ipv4(window, frame.offset, packet)?,
+        link::IPV6 => ip::ipv6(window, frame.offset, packet)?,
+        link::ARP => return Ok(Reason::ForwardedLink),
+        // A third VLAN tag would carry an address past the filter.
+        other if link::is_tag(other) => return Err(Reason::UnknownEthertype),
+        _ => return Ok(Reason::PrefilterPass),
+    }
+    let Some(hit) = prefilter::filter(case.run, interface, &case.packet.flow) else {
+        return Ok(Reason::PrefilterPass);
+    };
+    if show_transport(case, window) {
+        return Ok(Reason::ForwardedLink);
+    }
+    case.rule = hit.rule;
+    Err(hit.reason)
+}
+
+#[inline(always)]
+fn window(context: *mut xdp_md) -> Window {
+    // SAFETY: the context is valid for the whole run.
+    let (data, end) = unsafe { ((*context).data as usize, (*context).data_end as usize) };
+    Window { data, end, length: (end - data) as u32 }
+}
+
+/// Takes the ports, for the report, where they are plain to see. True for neighbour discovery: addresses are resolved
+/// whatever the filter says.
+#[inline(always)]
+fn show_transport(case: &mut Case, window: &Window) -> bool {
+    let packet = &mut case.packet;
+    if packet.fragment.of == Part::Later || packet.payload < 8 {
+        return false;
+    }
+    let Ok(header) = window.at(packet.transport, 8) else { return false };
+    match packet.flow.protocol() {
+        TCP | UDP | SCTP => {
+            packet.flow.set_ports(header.u16_be::<0>(), header.u16_be::<2>());
+            false
+        }
+        ICMPV6 => parse::is_neighbour_discovery(packet, header.u8::<0>()),
+        _ => false,
+    }
+}

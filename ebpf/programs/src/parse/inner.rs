@@ -1,0 +1,82 @@
+//! The packet inside an ICMP error: as much of it as names its flow.
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use weir_abi::Address;
+
+use super::extension::{AUTHENTICATION, EXTENSIONS, FRAGMENT, is_extension};
+use crate::flow::{Flow, ICMP, ICMPV6, SCTP, TCP, UDP};
+
+#[inline(always)]
+fn load_into<const N: usize>(skb: *mut __sk_buff, offset: u32, bytes: &mut [u8; N]) -> bool {
+    // SAFETY: the helper writes at most `N` bytes to the array.
+    unsafe { bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) == 0 }
+}
+
+#[inline(always)]
+fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
+    let mut bytes = [0u8; N];
+    load_into(skb, offset, &mut bytes).then_some(bytes)
+}
+
+/// Writes the flow of the packet that begins at `offset` from the start of the frame, in that packet's own direction.
+/// False when it does not show which flow that is.
+///
+/// Reads by helper: it is rare, and the inner packet may lie beyond what can be read directly.
+#[inline(never)]
+pub fn inner_flow(skb: *mut __sk_buff, offset: u32, v4: bool, flow: &mut Flow) -> bool {
+    let (protocol, transport) = if v4 {
+        let Some(header) = load::<20>(skb, offset) else { return false };
+        let fragment = u16::from_be_bytes([header[6], header[7]]);
+        if header[0] >> 4 != 4 || header[0] & 0xf < 5 || fragment & 0x1fff != 0 {
+            return false;
+        }
+        flow.set_addresses(
+            Address::from_v4([header[12], header[13], header[14], header[15]]),
+            Address::from_v4([header[16], header[17], header[18], header[19]]),
+        );
+        (header[9], offset + (header[0] & 0xf) as u32 * 4)
+    } else {
+        let Some(header) = load::<8>(skb, offset) else { return false };
+        if header[0] >> 4 != 6
+            || !load_into(skb, offset + 8, &mut flow.key.low.0)
+            || !load_into(skb, offset + 24, &mut flow.key.high.0)
+        {
+            return false;
+        }
+        let Some(found) = skip_extensions(skb, header[6], offset + 40) else { return false };
+        found
+    };
+    flow.key.protocol = protocol;
+    let Some(bytes) = load::<8>(skb, transport) else { return false };
+    (flow.key.low_port_be, flow.key.high_port_be) = match protocol {
+        TCP | UDP | SCTP => (u16::from_ne_bytes([bytes[0], bytes[1]]), u16::from_ne_bytes([bytes[2], bytes[3]])),
+        ICMP | ICMPV6 => {
+            let identifier = u16::from_ne_bytes([bytes[4], bytes[5]]);
+            match (v4, protocol, bytes[0]) {
+                (true, ICMP, 0 | 8) | (false, ICMPV6, 128 | 129) => (identifier, identifier),
+                _ => return false,
+            }
+        }
+        _ => (0, 0),
+    };
+    true
+}
+
+/// The protocol after the extension headers, and where it begins.
+#[inline(always)]
+fn skip_extensions(skb: *mut __sk_buff, first: u8, from: u32) -> Option<(u8, u32)> {
+    let (mut protocol, mut offset) = (first, from);
+    for _ in 0..EXTENSIONS {
+        if !is_extension(protocol) {
+            return Some((protocol, offset));
+        }
+        let header = load::<8>(skb, offset)?;
+        offset += match protocol {
+            FRAGMENT if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 => return None,
+            FRAGMENT => 8,
+            AUTHENTICATION => (header[1] as u32 + 2) * 4,
+            _ => (header[1] as u32 + 1) * 8,
+        };
+        protocol = header[0];
+    }
+    None
+}

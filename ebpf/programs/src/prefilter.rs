@@ -1,0 +1,49 @@
+//! What the prefilter does with one side of a packet.
+use weir_abi::{
+    ACTION_DROP, ACTION_ENDPOINT_RANGE, Address, CLASS_GROUPS, InterfaceInfo, Reason, SIDE_DESTINATION, SIDE_SOURCE,
+    interface_flags,
+};
+
+use crate::{flow::Flow, run::Run, tables};
+
+/// Why the packet is to be dropped, and by which rule.
+pub struct Hit {
+    pub reason: Reason,
+    pub rule: u32,
+}
+
+/// Asks for the source, the destination, or both. Only an address that some prefix covers costs more than the walk of
+/// the tree.
+#[inline(always)]
+pub fn filter(run: Run, interface: &InterfaceInfo, flow: &Flow) -> Option<Hit> {
+    if interface.flags & interface_flags::PREFILTER_SOURCE != 0
+        && let Some(hit) = look_up(run, interface.prefilter_group, SIDE_SOURCE, flow.source())
+    {
+        return Some(hit);
+    }
+    if interface.flags & interface_flags::PREFILTER_DESTINATION != 0 {
+        return look_up(run, interface.prefilter_group, SIDE_DESTINATION, flow.destination());
+    }
+    None
+}
+
+#[inline(always)]
+fn look_up(run: Run, group: u32, side: usize, address: &Address) -> Option<Hit> {
+    match tables::prefilter(run.side(), address) {
+        0 => None,
+        class => act(run, class, group, side, address),
+    }
+}
+
+#[inline(always)]
+fn act(run: Run, class: u32, group: u32, side: usize, address: &Address) -> Option<Hit> {
+    let class = tables::prefilter_class(run.side(), class)?;
+    let cell = class.cells[(group as usize % CLASS_GROUPS) * 2 + side];
+    match cell.action() {
+        ACTION_DROP => Some(Hit { reason: Reason::Prefilter, rule: cell.rule() }),
+        ACTION_ENDPOINT_RANGE if tables::endpoint(run.side(), address).is_none() => {
+            Some(Hit { reason: Reason::UnknownDestination, rule: cell.rule() })
+        }
+        _ => None,
+    }
+}

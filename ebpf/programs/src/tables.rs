@@ -1,0 +1,85 @@
+//! One lookup for each table that manifests fill. The side is the run's; a missing inner map reads as an empty table.
+use weir_abi::{
+    Address, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, SubjectInfo, identity, tree,
+};
+
+use crate::maps::{
+    ENDPOINTS, Hash, INTERFACES, IPCACHE, Mapped, POLICY, PREFILTER, PREFILTER_CLASSES, SETTINGS, SUBJECTS,
+};
+
+// SAFETY, for every reference below: the maps live as long as the program, and user space writes only the standby side,
+// which no running program reads (it waits for them after a flip). So a value does not change under its reader.
+
+#[inline(always)]
+fn in_hash<K, V>(hash: &'static Hash<K, V>, key: &K) -> Option<&'static V> {
+    // SAFETY: see above.
+    unsafe { hash.get(key) }
+}
+
+#[inline(always)]
+pub fn settings(side: u32) -> Option<&'static Settings> {
+    SETTINGS.get_value(side, &0)
+}
+
+#[inline(always)]
+pub fn interface(side: u32, ifindex: u32) -> Option<&'static InterfaceInfo> {
+    in_hash(INTERFACES.get(side)?, &ifindex)
+}
+
+#[inline(always)]
+pub fn endpoint(side: u32, address: &Address) -> Option<&'static EndpointInfo> {
+    in_hash(ENDPOINTS.get(side)?, address)
+}
+
+#[inline(always)]
+pub fn subject(side: u32, identity: u32) -> Option<&'static SubjectInfo> {
+    in_hash(SUBJECTS.get(side)?, &identity)
+}
+
+/// The policy table of a side, for several probes.
+#[inline(always)]
+pub fn policy(side: u32) -> Option<&'static Hash<PolicyKey, PolicyEntry>> {
+    POLICY.get(side)
+}
+
+#[inline(always)]
+pub fn policy_entry(policy: &'static Hash<PolicyKey, PolicyEntry>, key: &PolicyKey) -> Option<&'static PolicyEntry> {
+    in_hash(policy, key)
+}
+
+#[inline(always)]
+pub fn prefilter_class(side: u32, class: u32) -> Option<&'static PrefilterClass> {
+    PREFILTER_CLASSES.get_value(side, &class)
+}
+
+/// The prefilter class of an address, 0 for none.
+#[inline(always)]
+pub fn prefilter(side: u32, address: &Address) -> u32 {
+    let Some(lines) = PREFILTER.get(side) else { return 0 };
+    let (high, low) = address.halves();
+    in_tree(lines, high, low)
+}
+
+/// Whose address this is: what no prefix covers is the world.
+#[inline(always)]
+pub fn identity_of(side: u32, address: &Address) -> u32 {
+    let (high, low) = address.halves();
+    weir_identity_of(side, high, low)
+}
+
+/// Not inlined: it is needed only to judge, and at several places.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_identity_of(side: u32, high: u64, low: u64) -> u32 {
+    let Some(lines) = IPCACHE.get(side) else { return identity::WORLD };
+    match in_tree(lines, high, low) {
+        identity::UNKNOWN => identity::WORLD,
+        known => known,
+    }
+}
+
+#[inline(always)]
+fn in_tree(lines: &'static Mapped<tree::Line>, high: u64, low: u64) -> u32 {
+    let read = |line| lines.get(line);
+    if high == 0 && low >> 32 == 0xffff { tree::lookup_v4(low as u32, read) } else { tree::lookup_v6(high, low, read) }
+}
