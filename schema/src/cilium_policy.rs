@@ -16,19 +16,25 @@ pub struct PolicyRule {
     /// Selects nodes: the rule is the host firewall's. Only in clusterwide policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
-    /// `None`: says nothing about ingress. `Some(vec![])` or `Some(vec![{}])`: see [`IngressRule`].
+    /// What may come in. Unset: the rule says nothing about ingress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Vec<IngressRule>>,
+    /// What may not come in, whatever allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress_deny: Option<Vec<IngressDenyRule>>,
+    /// What may go out. Unset: the rule says nothing about egress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<EgressRule>>,
+    /// What may not go out, whatever allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_deny: Option<Vec<EgressDenyRule>>,
+    /// Whether what no rule allows is denied. Default: in each direction that the rule has a section for.
     #[serde(default)]
     pub enable_default_deny: EnableDefaultDeny,
+    /// Cilium's labels of the rule; not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<BTreeMap<String, String>>>,
+    /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Where in its document the rule stands: `spec` or `specs[n]`; filled by the parser.
@@ -40,8 +46,10 @@ pub struct PolicyRule {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EnableDefaultDeny {
+    /// For what comes in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<bool>,
+    /// What may go out. Unset: the rule says nothing about egress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<bool>,
 }
@@ -54,18 +62,26 @@ pub struct EnableDefaultDeny {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IngressRule {
+    /// Endpoints that match one of the selectors; in a namespaced policy those of its namespace, unless a selector names
+    /// another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_endpoints: Option<Vec<LabelSelector>>,
+    /// Addresses outside the cluster, by prefix.
     #[serde(default, rename = "fromCIDR", skip_serializing_if = "Option::is_none")]
     pub from_cidr: Option<Vec<String>>,
+    /// Addresses outside the cluster, by prefix with exceptions.
     #[serde(default, rename = "fromCIDRSet", skip_serializing_if = "Option::is_none")]
     pub from_cidr_set: Option<Vec<CidrRule>>,
+    /// Peers by what they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_entities: Option<Vec<Entity>>,
+    /// Other nodes that match one of the selectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_nodes: Option<Vec<LabelSelector>>,
+    /// Destination ports; unset: every port and protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_ports: Option<Vec<PortRule>>,
+    /// Types of ICMP messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmps: Option<Vec<IcmpRule>>,
 }
@@ -74,18 +90,26 @@ pub struct IngressRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IngressDenyRule {
+    /// Endpoints that match one of the selectors; in a namespaced policy those of its namespace, unless a selector names
+    /// another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_endpoints: Option<Vec<LabelSelector>>,
+    /// Addresses outside the cluster, by prefix.
     #[serde(default, rename = "fromCIDR", skip_serializing_if = "Option::is_none")]
     pub from_cidr: Option<Vec<String>>,
+    /// Addresses outside the cluster, by prefix with exceptions.
     #[serde(default, rename = "fromCIDRSet", skip_serializing_if = "Option::is_none")]
     pub from_cidr_set: Option<Vec<CidrRule>>,
+    /// Peers by what they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_entities: Option<Vec<Entity>>,
+    /// Other nodes that match one of the selectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_nodes: Option<Vec<LabelSelector>>,
+    /// Destination ports; unset: every port and protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_ports: Option<Vec<PortRule>>,
+    /// Types of ICMP messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmps: Option<Vec<IcmpRule>>,
 }
@@ -94,18 +118,26 @@ pub struct IngressDenyRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EgressRule {
+    /// Endpoints that match one of the selectors; in a namespaced policy those of its namespace, unless a selector names
+    /// another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_endpoints: Option<Vec<LabelSelector>>,
+    /// Addresses outside the cluster, by prefix.
     #[serde(default, rename = "toCIDR", skip_serializing_if = "Option::is_none")]
     pub to_cidr: Option<Vec<String>>,
+    /// Addresses outside the cluster, by prefix with exceptions.
     #[serde(default, rename = "toCIDRSet", skip_serializing_if = "Option::is_none")]
     pub to_cidr_set: Option<Vec<CidrRule>>,
+    /// Peers by what they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_entities: Option<Vec<Entity>>,
+    /// Other nodes that match one of the selectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_nodes: Option<Vec<LabelSelector>>,
+    /// Destination ports; unset: every port and protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_ports: Option<Vec<PortRule>>,
+    /// Types of ICMP messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmps: Option<Vec<IcmpRule>>,
 }
@@ -114,18 +146,26 @@ pub struct EgressRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EgressDenyRule {
+    /// Endpoints that match one of the selectors; in a namespaced policy those of its namespace, unless a selector names
+    /// another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_endpoints: Option<Vec<LabelSelector>>,
+    /// Addresses outside the cluster, by prefix.
     #[serde(default, rename = "toCIDR", skip_serializing_if = "Option::is_none")]
     pub to_cidr: Option<Vec<String>>,
+    /// Addresses outside the cluster, by prefix with exceptions.
     #[serde(default, rename = "toCIDRSet", skip_serializing_if = "Option::is_none")]
     pub to_cidr_set: Option<Vec<CidrRule>>,
+    /// Peers by what they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_entities: Option<Vec<Entity>>,
+    /// Other nodes that match one of the selectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_nodes: Option<Vec<LabelSelector>>,
+    /// Destination ports; unset: every port and protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_ports: Option<Vec<PortRule>>,
+    /// Types of ICMP messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmps: Option<Vec<IcmpRule>>,
 }
@@ -134,6 +174,7 @@ pub struct EgressDenyRule {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CidrRule {
+    /// A CIDR or an address.
     pub cidr: String,
     /// Each inside `cidr` (checked).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -163,6 +204,7 @@ pub enum Entity {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortRule {
+    /// The ports; empty: every port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortProtocol>,
 }
@@ -175,6 +217,7 @@ pub struct PortProtocol {
     /// Last port of a range, at least `port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_port: Option<u16>,
+    /// Default: `ANY`.
     #[serde(default)]
     pub protocol: Protocol,
 }
@@ -193,6 +236,7 @@ pub enum Protocol {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IcmpRule {
+    /// The types.
     #[serde(default)]
     pub fields: Vec<IcmpField>,
 }

@@ -69,6 +69,7 @@ impl From<HostTrue> for bool {
 pub struct NamedPort {
     /// At most 15 letters, digits and `-`.
     pub name: String,
+    /// The number.
     pub port: u16,
     /// Default: `ANY`.
     #[serde(default)]

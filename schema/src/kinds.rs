@@ -89,7 +89,9 @@ pub(crate) const PLANNED: &[(&str, &str)] =
 pub(crate) struct Draft {
     pub api_version: String,
     pub kind: String,
+    /// Name, namespace, labels.
     pub metadata: StrictMetadata,
+    /// What it is to be.
     pub spec: Spec,
 }
 
@@ -102,7 +104,9 @@ trait Document: DeserializeOwned + JsonSchema {
 struct Manifest<S> {
     api_version: String,
     kind: String,
+    /// Name, namespace, labels.
     metadata: StrictMetadata,
+    /// What it is to be.
     spec: S,
 }
 
@@ -122,7 +126,9 @@ struct Ignored(#[allow(dead_code, reason = "read over")] serde::de::IgnoredAny);
 struct KubernetesManifest<S> {
     api_version: String,
     kind: String,
+    /// Name, namespace, labels.
     metadata: LenientMetadata,
+    /// What it is to be.
     spec: S,
     /// Read over.
     #[serde(default, rename = "status")]
@@ -141,6 +147,7 @@ impl<S: DeserializeOwned + JsonSchema + Into<Spec>> Document for KubernetesManif
 struct NamespaceManifest {
     api_version: String,
     kind: String,
+    /// Name, namespace, labels.
     metadata: LenientMetadata,
     /// Read over.
     #[serde(default, rename = "spec")]
@@ -165,6 +172,7 @@ impl Document for NamespaceManifest {
 struct PolicyManifest {
     api_version: String,
     kind: String,
+    /// Name, namespace, labels.
     metadata: StrictMetadata,
     /// One rule.
     #[serde(default)]
@@ -187,6 +195,7 @@ impl Document for PolicyManifest {
 struct CiliumManifest {
     api_version: String,
     kind: String,
+    /// Name, namespace, labels.
     metadata: LenientMetadata,
     /// One rule.
     #[serde(default)]

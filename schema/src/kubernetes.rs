@@ -14,13 +14,16 @@ pub type IntOrString = PortNumber;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KubernetesNetworkPolicySpec {
+    /// Endpoints that match; alone, those of the policy's namespace.
     #[serde(default)]
     pub pod_selector: LabelSelector,
     /// Unset: Ingress always, Egress when there is an `egress` section.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_types: Option<Vec<PolicyType>>,
+    /// What may come in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Vec<NetworkPolicyIngressRule>>,
+    /// What may go out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<NetworkPolicyEgressRule>>,
 }
@@ -35,8 +38,10 @@ pub enum PolicyType {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyIngressRule {
+    /// The sources; empty: every source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<NetworkPolicyPeer>,
+    /// The destination ports; empty: every port and protocol.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<NetworkPolicyPort>,
 }
@@ -44,8 +49,10 @@ pub struct NetworkPolicyIngressRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyEgressRule {
+    /// The destinations; empty: every destination.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub to: Vec<NetworkPolicyPeer>,
+    /// The destination ports; empty: every port and protocol.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<NetworkPolicyPort>,
 }
@@ -54,10 +61,13 @@ pub struct NetworkPolicyEgressRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyPeer {
+    /// Endpoints that match; alone, those of the policy's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<LabelSelector>,
+    /// Namespaces that match, by the labels of their `Namespace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
+    /// Addresses outside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_block: Option<IpBlock>,
 }
@@ -65,7 +75,9 @@ pub struct NetworkPolicyPeer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IpBlock {
+    /// A CIDR.
     pub cidr: String,
+    /// Prefixes inside `cidr` that are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
 }
@@ -76,8 +88,10 @@ pub struct NetworkPolicyPort {
     /// Unset: TCP (Kubernetes' default).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// A number or a port's name; unset: every port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<IntOrString>,
+    /// Last port of a range, at least `port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_port: Option<u16>,
 }

@@ -2,8 +2,8 @@
 use ipnet::IpNet;
 
 use crate::{
-    CidrRule, EgressDenyRule, EgressRule, IcmpRule, IngressDenyRule, IngressRule, LabelSelector, PolicyRule,
-    PortNumber, PortRule, code,
+    CidrRule, EgressDenyRule, EgressRule, EnableDefaultDeny, IcmpRule, IngressDenyRule, IngressRule, LabelSelector,
+    PolicyRule, PortNumber, PortRule, code,
     port::is_port_name,
     prefix::parse_prefix,
     problem::{Path, Problems},
@@ -45,8 +45,9 @@ impl PolicyRule {
                 selector.check(&at.field(name), problems);
             }
         }
-        if self.ingress.is_none() && self.ingress_deny.is_none() && self.egress.is_none() && self.egress_deny.is_none()
-        {
+        let sections =
+            [self.ingress.is_some(), self.ingress_deny.is_some(), self.egress.is_some(), self.egress_deny.is_some()];
+        if !sections.contains(&true) && self.enable_default_deny == EnableDefaultDeny::default() {
             problems
                 .push(code::EMPTY_RULE, at, "a rule needs `ingress`, `ingressDeny`, `egress` or `egressDeny`")
                 .at_key()

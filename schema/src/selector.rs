@@ -14,9 +14,11 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LabelSelector {
+    /// Labels that must have these values.
     #[serde(default, deserialize_with = "crate::meta::unique_map", skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub match_labels: BTreeMap<String, String>,
+    /// Further requirements; all must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub match_expressions: Vec<Requirement>,
 }
@@ -24,7 +26,9 @@ pub struct LabelSelector {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Requirement {
+    /// The label's key.
     pub key: String,
+    /// How its value is compared.
     pub operator: Operator,
     /// Non-empty for `In` and `NotIn`, empty for the others (checked).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -2,6 +2,7 @@
 //!
 //! Each `tests/diagnostics/*.txt` holds its files and, under `-- errors --` and `-- warnings --`, the expected text.
 //! `WEIR_UPDATE=1` writes what is shown now: read it before you commit it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 mod story;
 
 use std::{collections::BTreeSet, fs, path::Path};

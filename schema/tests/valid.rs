@@ -1,4 +1,5 @@
 //! Valid input, from bytes to objects.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};

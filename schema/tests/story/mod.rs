@@ -10,6 +10,7 @@ pub fn file(path: &str, bytes: &[u8]) -> File {
 }
 
 /// The files of a story, in order.
+#[allow(dead_code, reason = "not every test tells stories")]
 pub fn files(story: &str) -> Vec<(String, String)> {
     let mut files: Vec<(String, String)> = Vec::new();
     for line in story.split_inclusive('\n') {

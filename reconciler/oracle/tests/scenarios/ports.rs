@@ -86,6 +86,6 @@ fn icmp_by_family_and_type() {
     assert!(!set.reaches(DB, WEB, tcp(8)));
     assert_eq!(
         set.ingress_rule(DB6, WEB6, FlowProtocol::Icmpv6 { kind: 128 }),
-        Some("spec.ingress[0].icmps[0].fields[2]".to_owned())
+        Some("spec.ingress[0].icmps[0].fields[1]".to_owned())
     );
 }
