@@ -105,8 +105,7 @@ impl NodeSettings {
     }
 }
 
-/// Rounded up, at least 1: a timeout of less than a second is not none.
+/// The schema has made sure of whole seconds, at least one.
 fn seconds(duration: Duration) -> u32 {
-    let whole = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
-    u32::try_from(whole).unwrap_or(u32::MAX).max(1)
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1)
 }

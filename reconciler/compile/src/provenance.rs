@@ -36,6 +36,11 @@ fn value<K, V>(change: &Change<K, V>) -> Option<&V> {
 }
 
 impl Origins {
+    /// Every rule with its number, ascending.
+    pub fn rules(&self) -> impl Iterator<Item = (u32, &RuleRef)> {
+        self.rules.iter().map(|(number, rule, _)| (*number, rule))
+    }
+
     fn rule_entry(&self, rule: u32) -> Option<&(u32, RuleRef, ObjectId)> {
         self.rules.binary_search_by_key(&rule, |(number, ..)| *number).ok().map(|at| &self.rules[at])
     }

@@ -1,6 +1,6 @@
 //! A node to compile for, from YAML as users write it.
 #![allow(dead_code, reason = "each test file uses what it needs")]
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use weir_compile::{CompileError, Compiled, Input, Outcome, Trace, TraceFlow, compile};
 use weir_plan::{InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts, Numbering, Provenance};
@@ -36,12 +36,16 @@ pub fn interface(name: &str, ifindex: u32) -> InterfaceFacts {
     }
 }
 
+pub fn address(text: &str) -> IpAddr {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
 /// `lo`, `eth0`, `eth1`, and the host side of three endpoints; the host is 192.0.2.1 and 2001:db8:ffff::1.
 pub fn facts() -> NodeFacts {
     let names = ["eth0", "eth1", "lo", "lxc-db", "lxc-web", "lxc-x", "wr0"];
     NodeFacts {
         interfaces: names.iter().enumerate().map(|(at, name)| interface(name, at as u32 + 1)).collect(),
-        addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8:ffff::1".parse().unwrap()],
+        addresses: vec![address("192.0.2.1"), address("2001:db8:ffff::1")],
         netns: vec![
             NetnsFacts { netns: "ns-web".to_owned(), exists: true },
             NetnsFacts { netns: "ns-gone".to_owned(), exists: false },
@@ -134,13 +138,9 @@ pub fn with_policies(policies: &[(&str, &str)]) -> Compiled {
 }
 
 pub fn trace(compiled: &Compiled, from: &str, to: &str, protocol: u8, port: u16) -> Trace {
-    let flow = TraceFlow {
-        source: compiled.resolve(from).unwrap(),
-        destination: compiled.resolve(to).unwrap(),
-        protocol,
-        port,
-    };
-    compiled.trace(&flow).unwrap()
+    let resolve = |text| compiled.resolve(text).unwrap_or_else(|error| panic!("{error}"));
+    let flow = TraceFlow { source: resolve(from), destination: resolve(to), protocol, port };
+    compiled.trace(&flow).unwrap_or_else(|error| panic!("{from} {to}: {error}"))
 }
 
 /// What the destination's policy says.
