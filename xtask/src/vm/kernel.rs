@@ -8,6 +8,7 @@ use std::{
 use crate::{
     command::{Call, heading},
     failure::Failure,
+    privilege,
 };
 
 /// An unpacked kernel.
@@ -71,12 +72,21 @@ pub fn get(cache: &Path) -> Result<Kernel, Failure> {
     Ok(kernel)
 }
 
+/// Of the series 6.1, as apt knows it; asks for apt's lists again when they say nothing.
 fn newest() -> Result<String, Failure> {
-    let text = Call::new("apt-cache").args(["depends", "linux-image-amd64"]).text()?;
+    if let Some(package) = known()? {
+        return Ok(package);
+    }
+    privilege::root("apt-get").args(["update", "-q"]).show().run()?;
+    known()?
+        .ok_or_else(|| Failure::Machine("apt knows no linux-image-amd64 of version 6.1: is this Debian 12?".to_owned()))
+}
+
+fn known() -> Result<Option<String>, Failure> {
+    let output = Call::new("apt-cache").args(["depends", "linux-image-amd64"]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
     let package = text.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-6.1."));
-    package.map(|rest| format!("linux-image-6.1.{rest}")).ok_or_else(|| {
-        Failure::Machine("apt knows no linux-image-amd64 of version 6.1: run `apt-get update` on Debian 12".to_owned())
-    })
+    Ok(package.map(|rest| format!("linux-image-6.1.{rest}")))
 }
 
 fn archive(cache: &Path, package: &str) -> Result<PathBuf, Failure> {
