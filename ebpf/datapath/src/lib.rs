@@ -1,3 +1,5 @@
+#[allow(dead_code, reason = "used by the kernel as it arrives")]
+mod wiring;
 #[allow(dead_code, reason = "used by wiring as it arrives")]
 mod attach;
 #[allow(dead_code, reason = "used by attach and wiring as they arrive")]

@@ -4,19 +4,18 @@
 //! says so, for only what we made is removed. A newer program replaces an older one in place. Going from clsact to tcx
 //! or back attaches the new before it detaches the old. A foreign tcx program or filter is left alone; a foreign XDP
 //! program is a conflict.
-mod link;
-
 use std::{
     fs, io,
-    os::fd::BorrowedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use weir_plan::{Hook, HookState, XdpAttach};
 
-use crate::netlink::{Half, Link, Netlink, NetlinkError};
-
-pub use link::{BpfLink, LinkState, Target};
+use crate::{
+    netlink::{Half, Link, Netlink, NetlinkError},
+    sys::{self, LinkKind},
+};
 
 /// Priority and handle of our clsact filters.
 const PRIORITY: u16 = 0x5e1;
@@ -32,6 +31,45 @@ pub enum AttachError {
     Pin { doing: &'static str, path: PathBuf, cause: io::Error },
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+}
+
+/// Where a link puts its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Xdp {
+        native: bool,
+    },
+    /// Before every other program of the hook: what we drop, nobody after us sees.
+    Tcx {
+        egress: bool,
+    },
+}
+
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+impl Target {
+    fn attach(self, program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+        match self {
+            Self::Xdp { native: true } => sys::link_attach_xdp(program, ifindex, XDP_FLAGS_DRV_MODE),
+            Self::Xdp { native: false } => sys::link_attach_xdp(program, ifindex, XDP_FLAGS_SKB_MODE),
+            Self::Tcx { egress } => sys::link_attach_tcx(program, ifindex, egress),
+        }
+    }
+}
+
+/// A link that is pinned, and whose device is there.
+struct LiveLink {
+    link: OwnedFd,
+    ifindex: u32,
+    program: u32,
+    xdp: bool,
+}
+
+impl LiveLink {
+    fn put(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        sys::link_update(self.link.as_fd(), program)
+    }
 }
 
 /// How a program really is attached.
@@ -144,8 +182,7 @@ impl Attacher {
         mode: XdpAttach,
         program: BorrowedFd<'_>,
     ) -> Result<Option<String>, AttachError> {
-        if let Some(live) =
-            self.live_link(&self.pin(&device.name, hook))?.filter(|live| live.1.ifindex == device.ifindex)
+        if let Some(live) = self.live_link(&self.pin(&device.name, hook))?.filter(|live| live.ifindex == device.ifindex)
         {
             let native = device.xdp.is_some_and(|xdp| xdp.native);
             let fits = match mode {
@@ -154,7 +191,7 @@ impl Attacher {
                 XdpAttach::Generic => !native,
             };
             if fits {
-                live.0.update(program).map_err(|cause| self.refused(device, hook, cause))?;
+                live.put(program).map_err(|cause| self.refused(device, hook, cause))?;
                 return Ok(None);
             }
             // The kernel has one XDP program per device: the other mode needs the place.
@@ -185,18 +222,18 @@ impl Attacher {
         program: BorrowedFd<'_>,
     ) -> Result<(), AttachError> {
         let pin = self.pin(&device.name, hook);
-        if let Some((link, state)) = self.live_link(&pin)?
-            && state.ifindex == device.ifindex
+        if let Some(live) = self.live_link(&pin)?
+            && live.ifindex == device.ifindex
         {
-            return link.update(program).map_err(|cause| self.refused(device, hook, cause));
+            return live.put(program).map_err(|cause| self.refused(device, hook, cause));
         }
-        let link = BpfLink::create(program, device.ifindex, target).map_err(|cause| match cause.raw_os_error() {
+        let link = target.attach(program, device.ifindex).map_err(|cause| match cause.raw_os_error() {
             Some(libc::EBUSY | libc::EEXIST) if matches!(target, Target::Xdp { .. }) => {
                 AttachError::ForeignXdp { interface: device.name.clone(), program: device.xdp.map_or(0, |xdp| xdp.id) }
             }
             _ => self.refused(device, hook, cause),
         })?;
-        link.pin(&pin).map_err(|cause| self.failed("pinning a link to", &pin, cause))
+        sys::pin_replace(link.as_fd(), &pin).map_err(|cause| self.failed("pinning a link to", &pin, cause))
     }
 
     fn attach_clsact(
@@ -261,18 +298,18 @@ impl Attacher {
     pub fn attached(&self, netlink: &mut Netlink, devices: &[Link]) -> Result<Vec<Attached>, AttachError> {
         let mut found = Vec::new();
         for (interface, hook, pin) in self.pins()? {
-            let Some((_, state)) = self.live_link(&pin)? else { continue };
-            let Some(device) = devices.iter().find(|device| device.ifindex == state.ifindex) else { continue };
+            let Some(live) = self.live_link(&pin)? else { continue };
+            let Some(device) = devices.iter().find(|device| device.ifindex == live.ifindex) else { continue };
             // A device that was renamed keeps its link; the pin is under the old name, and is replaced.
             if device.name != interface {
                 continue;
             }
-            let way = match (state.xdp, device.xdp) {
+            let way = match (live.xdp, device.xdp) {
                 (false, _) => Way::Tcx,
                 (true, Some(xdp)) if xdp.native => Way::XdpNative,
                 (true, _) => Way::XdpGeneric,
             };
-            found.push(Attached { interface, ifindex: state.ifindex, hook, way, program: state.program });
+            found.push(Attached { interface, ifindex: live.ifindex, hook, way, program: live.program });
         }
         for device in devices {
             for half_of_device in Half::BOTH {
@@ -302,8 +339,8 @@ impl Attacher {
     pub fn orphans(&self, devices: &[Link]) -> Result<Vec<(String, Hook)>, AttachError> {
         let mut orphans = Vec::new();
         for (interface, hook, pin) in self.pins()? {
-            let alive = self.live_link(&pin)?.is_some_and(|(_, state)| {
-                devices.iter().any(|device| device.ifindex == state.ifindex && device.name == interface)
+            let alive = self.live_link(&pin)?.is_some_and(|live| {
+                devices.iter().any(|device| device.ifindex == live.ifindex && device.name == interface)
             });
             if !alive {
                 orphans.push((interface, hook));
@@ -353,14 +390,19 @@ impl Attacher {
     }
 
     /// The link behind a pin, unless there is none or its device is gone.
-    fn live_link(&self, pin: &Path) -> Result<Option<(BpfLink, LinkState)>, AttachError> {
-        let link = match BpfLink::open(pin) {
+    fn live_link(&self, pin: &Path) -> Result<Option<LiveLink>, AttachError> {
+        let link = match sys::pin_get(pin) {
             Ok(link) => link,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(self.failed("opening the link", pin, cause)),
         };
-        let state = link.state().map_err(|cause| self.failed("asking after the link", pin, cause))?;
-        Ok((state.ifindex != 0).then_some((link, state)))
+        let info = sys::link_info(link.as_fd()).map_err(|cause| self.failed("asking after the link", pin, cause))?;
+        let (ifindex, xdp) = match info.kind {
+            LinkKind::Xdp { ifindex } => (ifindex, true),
+            LinkKind::TcxIngress { ifindex } | LinkKind::TcxEgress { ifindex } => (ifindex, false),
+            LinkKind::Other => (0, false),
+        };
+        Ok((ifindex != 0).then_some(LiveLink { link, ifindex, program: info.program, xdp }))
     }
 
     fn failed(&self, doing: &'static str, path: &Path, cause: io::Error) -> AttachError {
