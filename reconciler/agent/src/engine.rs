@@ -636,12 +636,27 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         Ok(applied)
     }
 
+    /// The applied snapshot, if this process has compiled it.
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.memory.as_ref()?.applied.clone()
+    }
+
     pub fn head(&mut self) -> Result<Option<Commit>, Error> {
         Ok(self.remember()?.head.clone())
     }
 
     pub fn numbering(&mut self) -> Result<Numbering, Error> {
         Ok(self.remember()?.numbering.clone())
+    }
+
+    /// What is live, read now or as far as this process knows.
+    pub fn live(&mut self, look: Look) -> Result<Option<Observed>, Error> {
+        if let (Look::Known, Some(live)) = (look, &self.live) {
+            return Ok(live.clone());
+        }
+        let live = self.datapath.observe()?;
+        self.live = Some(live.clone());
+        Ok(live)
     }
 
     /// Files of the last good revision, from the store.

@@ -25,6 +25,8 @@ pub enum Error {
     Store(#[from] StoreError),
     #[error("the history has no commit {sequence}")]
     NoCommit { sequence: u64 },
+    #[error("nothing was applied yet")]
+    NothingApplied,
     #[error("there is nothing to roll back to: the history has no earlier revision")]
     NothingEarlier,
     #[error("commit {sequence} cannot be brought back: the bytes of {path} are no longer in the store")]
@@ -153,6 +155,7 @@ impl Error {
                 StoreError::Failed { .. } => "state",
             },
             Self::NoCommit { .. } => "no-such-commit",
+            Self::NothingApplied => "nothing-applied",
             Self::NothingEarlier => "nothing-earlier",
             Self::BytesLost { .. } => "bytes-lost",
             Self::Follows { .. } => "other-source",
@@ -184,6 +187,7 @@ impl Error {
             Self::Ambiguous { .. } | Self::Usage { .. } => Exit::USAGE,
             Self::Store(_)
             | Self::NoCommit { .. }
+            | Self::NothingApplied
             | Self::NothingEarlier
             | Self::BytesLost { .. }
             | Self::Failed { .. } => Exit::FAILED,

@@ -12,24 +12,52 @@
 //! that cannot be read is an error, never an empty set.
 #![forbid(unsafe_code)]
 
+mod agent;
+mod api;
+mod bundle;
+mod client;
 mod clock;
+mod documents;
+mod drops;
 mod engine;
 mod error;
 mod guard;
+mod handle;
+mod inspect;
+mod links;
 mod manifests;
+mod place;
+mod report;
+mod resource;
+mod run;
 mod session;
 mod snapshot;
 mod timings;
+mod trace;
 mod view;
 
+pub use agent::{Agent, Intervals};
+pub use client::Client;
+pub use documents::{
+    AgentDocument, ApplyDocument, AttachmentDocument, CommitDocument, DropDocument, GenerationDocument,
+    HistoryDocument, ListDocument, LostDocument, PartyDocument, PendingDocument, RuleDocument, StatusDocument,
+    StepDocument, SuspendDocument, SuspensionDocument, TableDocument, TraceDocument,
+};
 pub use engine::{Applied, Engine, EngineOptions, Look, Planned};
 pub use error::{Error, Exit, Failure, Problem};
 pub use guard::{Allow, Refusal};
+pub use handle::Handle;
+pub use inspect::{Attachment, EventSource, Inspect, Metrics, TableSize};
 pub use manifests::Manifests;
+pub use place::Place;
+pub use report::SHOWN;
+pub use resource::Resource;
+pub use run::{RunOptions, run};
 pub use session::{Session, sessions};
 pub use snapshot::Snapshot;
 pub use timings::Timings;
+pub use trace::parse_port;
 pub use view::{
-    ChangeDocument, EntryDocument, FORMAT_VERSION, ObjectDocument, PlanDocument, PlanSource, PlanView, SummaryDocument,
-    hexadecimal,
+    ChangeDocument, EntryDocument, FORMAT_VERSION, ObjectDocument, Places, PlanDocument, PlanSource, PlanView,
+    SummaryDocument, hexadecimal,
 };

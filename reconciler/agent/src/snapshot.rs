@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use weir_compile::Compiled;
-use weir_plan::{NodeFacts, Target};
+use weir_plan::{NodeFacts, RuleRef, Target};
 use weir_schema::Inventory;
 
 use crate::Manifests;
@@ -17,6 +17,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Every rule with its number, ascending.
+    pub fn rules(&self) -> impl Iterator<Item = (u32, &RuleRef)> {
+        self.compiled.provenance.rules()
+    }
+
     pub fn target(&self) -> Target<'_> {
         Target { tables: &self.compiled.tables, wiring: &self.compiled.wiring, provenance: &*self.compiled.provenance }
     }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, ser::SerializeSeq};
 use weir_plan::{AnyChange, Delta, ObjectChange, Plan, Summary};
 
+use crate::{Place, Snapshot};
+
 pub const FORMAT_VERSION: &str = "1";
 
 /// What a plan is about: the node, and the revision that it would bring there.
@@ -22,6 +24,24 @@ pub struct PlanView<'a> {
     pub plan: &'a Plan,
     /// At most so many entries of one object, and of the drift; how many were left out is then said as `more`.
     pub limit: Option<usize>,
+    /// Where an entry's rule stands: for people, who see few entries.
+    pub places: Option<Places<'a>>,
+}
+
+/// The two sides that an entry may come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'a> {
+    pub desired: &'a Snapshot,
+    pub applied: Option<&'a Snapshot>,
+}
+
+impl Places<'_> {
+    fn of(&self, change: &AnyChange<'_>) -> Option<Place> {
+        match change.action() {
+            weir_plan::Action::Delete => self.applied?.place_of_entry(change),
+            _ => self.desired.place_of_entry(change),
+        }
+    }
 }
 
 /// [`PlanView`] on the other end of a socket.
@@ -151,6 +171,39 @@ impl Serialize for PlanView<'_> {
 }
 
 impl PlanView<'_> {
+    /// The view as a value.
+    pub fn document(&self) -> PlanDocument {
+        let changes = self.plan.changes.iter().map(|change| ChangeDocument {
+            object: object(change, self.node),
+            action: action(change.action).to_owned(),
+            file: change.file.to_string(),
+            line: change.line,
+            entries: change
+                .entries
+                .changes()
+                .take(self.limit())
+                .map(|change| {
+                    let place = self.places.as_ref().and_then(|places| places.of(&change));
+                    entry(change, None, place)
+                })
+                .collect(),
+            more: self.left_out(change.entries.len()),
+        });
+        let Plan { drift, standby_drift, .. } = self.plan;
+        let active = drift.changes().map(|change| entry(change, Some("active"), None));
+        let standby = standby_drift.changes().map(|change| entry(change, Some("standby"), None));
+        PlanDocument {
+            format_version: FORMAT_VERSION.to_owned(),
+            node: self.node.to_owned(),
+            source: self.source.clone(),
+            drift: active.chain(standby).take(self.limit()).collect(),
+            more: self.left_out(drift.len() + standby_drift.len()),
+            changes: changes.collect(),
+            summary: self.plan.summary.into(),
+            digest: hexadecimal(&self.plan.digest),
+        }
+    }
+
     fn left_out(&self, count: usize) -> usize {
         self.limit.map_or(0, |limit| count.saturating_sub(limit))
     }
@@ -165,8 +218,8 @@ struct Drift<'a>(&'a PlanView<'a>);
 impl Serialize for Drift<'_> {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let Plan { drift, standby_drift, .. } = self.0.plan;
-        let active = drift.changes().map(|change| entry(change, Some("active")));
-        let standby = standby_drift.changes().map(|change| entry(change, Some("standby")));
+        let active = drift.changes().map(|change| entry(change, Some("active"), None));
+        let standby = standby_drift.changes().map(|change| entry(change, Some("standby"), None));
         to.collect_seq(active.chain(standby).take(self.0.limit()))
     }
 }
@@ -192,7 +245,7 @@ impl Serialize for Changes<'_> {
                 action: change.action,
                 file: &change.file,
                 line: change.line,
-                entries: Entries { entries: &change.entries, limit: self.0.limit() },
+                entries: Entries { entries: &change.entries, limit: self.0.limit(), places: self.0.places },
                 more: self.0.left_out(change.entries.len()),
             })?;
         }
@@ -203,11 +256,13 @@ impl Serialize for Changes<'_> {
 struct Entries<'a> {
     entries: &'a Delta,
     limit: usize,
+    places: Option<Places<'a>>,
 }
 
 impl Serialize for Entries<'_> {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.entries.changes().take(self.limit).map(|change| entry(change, None)))
+        let place = |change: &AnyChange<'_>| self.places.as_ref().and_then(|places| places.of(change));
+        to.collect_seq(self.entries.changes().take(self.limit).map(|change| entry(change, None, place(&change))))
     }
 }
 
@@ -224,22 +279,25 @@ fn object(change: &ObjectChange, node: &str) -> ObjectDocument {
     )
 }
 
-fn entry(change: AnyChange<'_>, side: Option<&str>) -> EntryDocument {
+fn entry(change: AnyChange<'_>, side: Option<&str>, place: Option<Place>) -> EntryDocument {
     let (key, from, to) = change.show();
-    let action = match change.action() {
-        weir_plan::Action::Create => "create",
-        weir_plan::Action::Update => "update",
-        weir_plan::Action::Delete => "delete",
-    };
     EntryDocument {
         table: change.table().to_owned(),
-        action: action.to_owned(),
+        action: action(change.action()).to_owned(),
         key,
         from,
         to,
         side: side.map(str::to_owned),
-        file: None,
-        line: None,
+        line: place.as_ref().map(|place| place.line),
+        file: place.map(|place| place.file.to_string()),
+    }
+}
+
+const fn action(action: weir_plan::Action) -> &'static str {
+    match action {
+        weir_plan::Action::Create => "create",
+        weir_plan::Action::Update => "update",
+        weir_plan::Action::Delete => "delete",
     }
 }
 
@@ -282,7 +340,7 @@ mod tests {
 
     fn text(limit: Option<usize>) -> String {
         let source = PlanSource { kind: "dir".into(), revision: "0123".into() };
-        serde_json::to_string(&PlanView { node: "n1", source: &source, plan: &plan(), limit }).unwrap()
+        serde_json::to_string(&PlanView { node: "n1", source: &source, plan: &plan(), limit, places: None }).unwrap()
     }
 
     #[test]
@@ -293,6 +351,9 @@ mod tests {
             assert_eq!(serde_json::to_string(&document).unwrap(), text);
             assert_eq!(document.changes[1].entries.len() + document.changes[1].more, 12);
             assert_eq!(document.drift.len() + document.more, 12);
+            let source = PlanSource { kind: "dir".into(), revision: "0123".into() };
+            let view = PlanView { node: "n1", source: &source, plan: &plan(), limit, places: None };
+            assert_eq!(view.document(), document);
         }
     }
 

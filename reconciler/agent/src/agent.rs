@@ -1,0 +1,359 @@
+//! Keeps a node as its source says: the decisions of the loop, one method per event. All of it runs on one thread.
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use weir_plan::Store;
+use weir_source::{Revision, SourceError};
+
+use crate::{
+    AgentDocument, Allow, ApplyDocument, Engine, Error, Failure, Inspect, Look, Manifests, Planned, Snapshot,
+    StatusDocument, SuspendDocument, Timings, clock,
+};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Intervals {
+    /// Compare every live table, and heal it.
+    pub verify: Duration,
+    /// After a flip, bring the standby side up.
+    pub catch_up: Duration,
+    /// After a failure: doubled each time, up to `retry_most`.
+    pub retry: Duration,
+    pub retry_most: Duration,
+}
+
+impl Default for Intervals {
+    fn default() -> Self {
+        Self {
+            verify: Duration::from_secs(60),
+            catch_up: Duration::from_secs(60),
+            retry: Duration::from_secs(1),
+            retry_most: Duration::from_secs(60),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Agent<D, S> {
+    engine: Engine<D, S>,
+    intervals: Intervals,
+    source: Arc<str>,
+    /// What the source delivered last.
+    wanted: Option<Manifests>,
+    /// Why the source delivers nothing, as of its last word.
+    source_failure: Option<Failure>,
+    /// Why what it delivered is not live.
+    failure: Option<Failure>,
+    attempts: u32,
+    retry_at: Option<Instant>,
+    verify_at: Instant,
+    catch_up_at: Option<Instant>,
+    pending: bool,
+    suspended: bool,
+    drift: u64,
+    healed: u64,
+    verified_unix_ms: Option<u64>,
+    started_unix_ms: u64,
+    timings: Timings,
+    idle_timings: Timings,
+    /// What is applied, for whoever explains events.
+    snapshot: tokio::sync::watch::Sender<Option<Arc<Snapshot>>>,
+}
+
+impl<D: Inspect, S: Store> Agent<D, S> {
+    pub fn new(engine: Engine<D, S>, source: &str, intervals: Intervals) -> Self {
+        Self {
+            engine,
+            intervals,
+            source: source.into(),
+            wanted: None,
+            source_failure: None,
+            failure: None,
+            attempts: 0,
+            retry_at: None,
+            verify_at: Instant::now() + intervals.verify,
+            catch_up_at: None,
+            pending: false,
+            suspended: false,
+            drift: 0,
+            healed: 0,
+            verified_unix_ms: None,
+            started_unix_ms: clock::unix_ms(),
+            timings: Timings::default(),
+            idle_timings: Timings::default(),
+            snapshot: tokio::sync::watch::channel(None).0,
+        }
+    }
+
+    pub fn engine(&mut self) -> &mut Engine<D, S> {
+        &mut self.engine
+    }
+
+    /// What is applied, now and whenever it changes.
+    pub fn snapshots(&self) -> tokio::sync::watch::Receiver<Option<Arc<Snapshot>>> {
+        self.snapshot.subscribe()
+    }
+
+    /// The source said something.
+    pub fn deliver(&mut self, outcome: Result<Arc<Revision>, Arc<SourceError>>) {
+        match outcome {
+            Ok(revision) => {
+                tracing::info!(revision = revision.id, files = revision.files.len(), "the source delivered");
+                self.source_failure = None;
+                self.wanted = Some(Manifests::new(&self.source, &revision));
+                self.attempts = 0;
+                self.reconcile(Look::Known);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the source delivers nothing; the last good revision stays live");
+                self.source_failure = Some(Failure {
+                    code: error.code().to_owned(),
+                    message: error.to_string(),
+                    help: Some(error.help().to_owned()),
+                    exit: crate::Exit::SOURCE,
+                    errors: Vec::new(),
+                });
+                // A start without a source: what was live before is still to be kept so.
+                if self.wanted.is_none() {
+                    self.reconcile(Look::Known);
+                }
+            }
+        }
+    }
+
+    /// Devices or addresses changed, or may have.
+    pub fn look_at_node(&mut self) {
+        match self.node_changed() {
+            Ok(false) => {}
+            // A device that was made anew has lost its programs: only the kernel knows.
+            Ok(true) => self.reconcile(Look::Kernel),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn node_changed(&mut self) -> Result<bool, Error> {
+        match self.engine.applied()? {
+            Some(applied) => self.engine.facts_changed(&applied),
+            None => Ok(false),
+        }
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self) {
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.reconcile(Look::Known);
+        }
+        if self.verify_at <= now {
+            self.reconcile(Look::Kernel);
+        }
+        if self.pending && self.failure.is_none() {
+            self.look_at_node();
+        }
+        if self.suspended && matches!(self.engine.suspension(), Ok(None)) {
+            tracing::info!("the suspension is over");
+            self.reconcile(Look::Kernel);
+        }
+        if self.catch_up_at.is_some_and(|at| at <= now) {
+            self.catch_up_at = None;
+            match self.engine.catch_up() {
+                Ok(true) => tracing::info!("the standby side has caught up"),
+                Ok(false) => {}
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    /// Brings live what the source wants; where that cannot be, keeps live what is.
+    fn reconcile(&mut self, look: Look) {
+        self.retry_at = None;
+        if look == Look::Kernel {
+            self.verify_at = Instant::now() + self.intervals.verify;
+        }
+        match self.try_reconcile(look) {
+            Ok(()) => {
+                self.failure = None;
+                self.attempts = 0;
+            }
+            Err(error) => {
+                self.failed(&error);
+                if matches!(error, Error::Manifests(_) | Error::Compile(_) | Error::Guard(_))
+                    && let Err(error) = self.keep(look)
+                {
+                    self.failed(&error);
+                }
+            }
+        }
+    }
+
+    fn try_reconcile(&mut self, look: Look) -> Result<(), Error> {
+        self.suspended = self.engine.suspension()?.is_some();
+        match &self.wanted {
+            Some(wanted) if !self.suspended => {
+                let wanted = wanted.clone();
+                self.bring_live(&wanted, look, Allow::default())?;
+                Ok(())
+            }
+            _ => self.keep(look),
+        }
+    }
+
+    /// Verifies, and unless suspended heals, what was applied last.
+    fn keep(&mut self, look: Look) -> Result<(), Error> {
+        let Some(applied) = self.engine.applied()? else { return Ok(()) };
+        let manifests = applied.manifests.clone();
+        if self.suspended {
+            let planned = self.engine.plan(&manifests, look)?;
+            self.noticed(&planned, look);
+            self.drift = planned.plan.summary.drift;
+            self.publish();
+            return Ok(());
+        }
+        self.bring_live(&manifests, look, Allow::default())?;
+        Ok(())
+    }
+
+    fn bring_live(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<ApplyDocument, Error> {
+        let document = self.engine.bring_live(manifests, look, allow)?;
+        self.applied(&document, look);
+        Ok(document)
+    }
+
+    fn applied(&mut self, document: &ApplyDocument, look: Look) {
+        if look == Look::Kernel {
+            self.verified_unix_ms = Some(clock::unix_ms());
+        }
+        self.drift = 0;
+        self.pending = !document.pending.is_empty();
+        match &document.commit {
+            Some(commit) => {
+                self.timings = document.timings;
+                self.healed += commit.summary.drift;
+                if commit.summary.drift > 0 {
+                    tracing::warn!(entries = commit.summary.drift, "somebody else changed the live state; healed");
+                }
+            }
+            None => self.idle_timings = document.timings,
+        }
+        if document.flipped {
+            self.catch_up_at = Some(Instant::now() + self.intervals.catch_up);
+        }
+        self.publish();
+    }
+
+    fn noticed(&mut self, planned: &Planned, look: Look) {
+        if look == Look::Kernel {
+            self.verified_unix_ms = Some(clock::unix_ms());
+        }
+        if planned.plan.summary.drift > self.drift {
+            tracing::warn!(entries = planned.plan.summary.drift, "somebody else changed the live state");
+        }
+    }
+
+    fn publish(&self) {
+        // The clone of an Arc; whoever explains events works with what is applied now.
+        self.snapshot.send_replace(self.engine.snapshot());
+    }
+
+    fn failed(&mut self, error: &Error) {
+        let wait = self.intervals.retry.saturating_mul(1 << self.attempts.min(16)).min(self.intervals.retry_most);
+        self.attempts += 1;
+        self.retry_at = Some(Instant::now() + wait);
+        let failure = Failure::from(error);
+        // The same failure again is not news.
+        if self.failure.as_ref() != Some(&failure) {
+            tracing::error!(code = failure.code, retry_in = ?wait, "{}", failure.message);
+        }
+        self.failure = Some(failure);
+    }
+
+    /// `weir apply` with the agent's own source, or with any while suspended.
+    pub fn apply_now(&mut self, manifests: Manifests, allow: Allow) -> Result<ApplyDocument, Error> {
+        let suspended = self.engine.suspension()?.is_some();
+        let own = manifests.source == self.source;
+        if !own && !suspended {
+            return Err(Error::Follows { follows: self.source.to_string() });
+        }
+        if own {
+            self.source_failure = None;
+            self.wanted = Some(manifests.clone());
+        }
+        let document = self.bring_live(&manifests, Look::Known, allow);
+        match &document {
+            Ok(_) => {
+                self.failure = None;
+                self.retry_at = None;
+                self.attempts = 0;
+            }
+            Err(error) if own => self.failed(error),
+            Err(_) => {}
+        }
+        document
+    }
+
+    /// What the given manifests would change. Looks at the kernel: drift is shown as it is now.
+    pub fn plan(&mut self, manifests: &Manifests) -> Result<Planned, Error> {
+        let planned = self.engine.plan(manifests, Look::Kernel)?;
+        if planned.plan.summary.drift > 0 && !self.suspended {
+            // Seen is soon healed.
+            self.verify_at = self.verify_at.min(Instant::now() + self.intervals.retry);
+        }
+        Ok(planned)
+    }
+
+    pub fn rollback(&mut self, sequence: Option<u64>, allow: Allow) -> Result<ApplyDocument, Error> {
+        let document = self.engine.go_back(sequence, Look::Known, allow)?;
+        self.suspended = true;
+        self.failure = None;
+        self.retry_at = None;
+        self.applied(&document, Look::Known);
+        Ok(document)
+    }
+
+    pub fn suspend(&mut self, reason: &str, duration: Option<Duration>) -> Result<SuspendDocument, Error> {
+        self.engine.suspend(reason, duration)?;
+        self.suspended = self.engine.suspension()?.is_some();
+        self.engine.suspend_document()
+    }
+
+    pub fn resume(&mut self) -> Result<SuspendDocument, Error> {
+        self.engine.resume()?;
+        self.reconcile(Look::Kernel);
+        self.engine.suspend_document()
+    }
+
+    pub fn status(&mut self) -> Result<StatusDocument, Error> {
+        let mut status = self.engine.status()?;
+        let failure = self.source_failure.clone().or_else(|| self.failure.clone());
+        status.drift = self.drift;
+        let state = match (&status.suspended, &failure, self.drift, status.pending.is_empty()) {
+            (Some(_), ..) => "suspended",
+            (None, Some(_), ..) => "failing",
+            (None, None, 1.., _) => "drifted",
+            (None, None, 0, false) => "pending",
+            (None, None, 0, true) if status.commit.is_none() => "idle",
+            (None, None, 0, true) => "converged",
+        };
+        status.state = state.to_owned();
+        status.agent = Some(AgentDocument {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_ms: self.started_unix_ms,
+            source: self.source.to_string(),
+            revision: self.wanted.as_ref().map(|wanted| wanted.revision.to_string()),
+            failure,
+            retry_in_ms: self.retry_at.map(|at| at.saturating_duration_since(Instant::now()).as_millis() as u64),
+            verified_unix_ms: self.verified_unix_ms,
+            healed: self.healed,
+            timings: self.timings,
+            idle_timings: self.idle_timings,
+        });
+        Ok(status)
+    }
+
+    /// The agent's own source.
+    pub fn source(&self) -> &Arc<str> {
+        &self.source
+    }
+}

@@ -1,0 +1,293 @@
+//! What the socket and `-o json` say, one type per answer.
+use serde::{Deserialize, Serialize};
+use weir_plan::{Commit, Operation, Pending, Suspension};
+
+use crate::{
+    Applied, ChangeDocument, FORMAT_VERSION, Failure, ObjectDocument, PlanDocument, PlanSource, SummaryDocument,
+    Timings,
+};
+
+/// The answer to apply and rollback.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApplyDocument {
+    pub format_version: String,
+    pub node: String,
+    pub source: PlanSource,
+    /// `applied` or `unchanged`.
+    pub result: String,
+    /// Whether the tables changed; a change of attachments alone needs no flip.
+    pub flipped: bool,
+    /// `None`: there was nothing to do.
+    pub commit: Option<CommitDocument>,
+    /// As in a plan, with few of each object's entries.
+    pub changes: Vec<ChangeDocument>,
+    pub summary: SummaryDocument,
+    pub digest: String,
+    pub pending: Vec<PendingDocument>,
+    pub timings: Timings,
+}
+
+impl ApplyDocument {
+    pub fn new(plan: PlanDocument, applied: &Applied) -> Self {
+        Self {
+            format_version: FORMAT_VERSION.to_owned(),
+            node: plan.node,
+            source: plan.source,
+            result: if applied.commit.is_some() { "applied" } else { "unchanged" }.to_owned(),
+            flipped: applied.flipped,
+            commit: applied.commit.as_ref().map(CommitDocument::from),
+            changes: plan.changes,
+            summary: plan.summary,
+            digest: plan.digest,
+            pending: applied.desired.compiled.pending.iter().map(PendingDocument::from).collect(),
+            timings: applied.timings,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingDocument {
+    pub object: ObjectDocument,
+    pub code: String,
+    pub message: String,
+}
+
+impl From<&Pending> for PendingDocument {
+    fn from(pending: &Pending) -> Self {
+        Self {
+            object: ObjectDocument::from(&pending.object),
+            code: pending.code.to_owned(),
+            message: pending.message.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CommitDocument {
+    pub sequence: u64,
+    pub time_unix_ms: u64,
+    pub operation: Operation,
+    pub node: String,
+    pub source: String,
+    pub revision: String,
+    pub epoch: u64,
+    pub side: u32,
+    pub summary: SummaryDocument,
+    pub digest: String,
+    pub duration_us: u64,
+    pub restores: Option<u64>,
+    pub files: usize,
+}
+
+impl From<&Commit> for CommitDocument {
+    fn from(commit: &Commit) -> Self {
+        Self {
+            sequence: commit.sequence,
+            time_unix_ms: commit.time_unix_ms,
+            operation: commit.operation,
+            node: commit.node.clone(),
+            source: commit.source.clone(),
+            revision: commit.revision.clone(),
+            epoch: commit.epoch,
+            side: commit.side,
+            summary: SummaryDocument {
+                create: commit.created,
+                update: commit.updated,
+                delete: commit.deleted,
+                drift: commit.drift,
+                writes: commit.writes,
+            },
+            digest: commit.digest.clone(),
+            duration_us: commit.duration_us,
+            restores: commit.restores,
+            files: commit.files.len(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryDocument {
+    pub format_version: String,
+    /// Newest first.
+    pub commits: Vec<CommitDocument>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SuspensionDocument {
+    pub since_unix_ms: u64,
+    pub until_unix_ms: Option<u64>,
+    pub reason: String,
+}
+
+impl From<&Suspension> for SuspensionDocument {
+    fn from(suspension: &Suspension) -> Self {
+        let Suspension { since_unix_ms, until_unix_ms, reason } = suspension.clone();
+        Self { since_unix_ms, until_unix_ms, reason }
+    }
+}
+
+/// The answer to suspend and resume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SuspendDocument {
+    pub format_version: String,
+    pub suspended: Option<SuspensionDocument>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusDocument {
+    pub format_version: String,
+    pub node: String,
+    /// `converged`, `pending`, `drifted`, `suspended`, `failing`; `idle` where nothing was ever applied.
+    pub state: String,
+    /// `None`: no agent runs, and this is what the kernel and the store tell.
+    pub agent: Option<AgentDocument>,
+    pub commit: Option<CommitDocument>,
+    /// The generation word; `None` where the kernel holds nothing of Weir's.
+    pub generation: Option<GenerationDocument>,
+    pub suspended: Option<SuspensionDocument>,
+    pub pending: Vec<PendingDocument>,
+    /// Entries that differ from what was applied, as of the last verification.
+    pub drift: u64,
+    pub tables: Vec<TableDocument>,
+    pub attachments: Vec<AttachmentDocument>,
+    /// What is outside of what Weir guards.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationDocument {
+    pub side: u32,
+    pub epoch: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentDocument {
+    pub pid: u32,
+    pub version: String,
+    pub started_unix_ms: u64,
+    pub source: String,
+    /// What the source delivered last, whether or not it could be applied.
+    pub revision: Option<String>,
+    /// Why it is not live.
+    pub failure: Option<Failure>,
+    pub retry_in_ms: Option<u64>,
+    pub verified_unix_ms: Option<u64>,
+    pub healed: u64,
+    /// Of the last apply that did something.
+    pub timings: Timings,
+    /// Of the last look that found nothing to do.
+    pub idle_timings: Timings,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableDocument {
+    pub table: String,
+    pub active: usize,
+    pub standby: usize,
+    /// From NodeConfig.
+    pub limit: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentDocument {
+    pub interface: String,
+    pub program: String,
+    pub mode: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// One line of `monitor`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DropDocument {
+    /// Nanoseconds since boot.
+    pub time_ns: u64,
+    pub reason: String,
+    pub direction: String,
+    pub hook: String,
+    pub interface: String,
+    pub endpoint: Option<ObjectDocument>,
+    pub source: std::net::IpAddr,
+    pub destination: std::net::IpAddr,
+    pub protocol: String,
+    pub source_port: Option<u16>,
+    pub destination_port: Option<u16>,
+    pub subject: u32,
+    pub peer: u32,
+    pub rule: Option<RuleDocument>,
+    pub length: u32,
+    pub epoch: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleDocument {
+    pub object: ObjectDocument,
+    pub path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+}
+
+/// Events that a slow reader missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostDocument {
+    pub lost: u64,
+}
+
+/// The answer to `trace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TraceDocument {
+    pub format_version: String,
+    /// `allowed` or `dropped`.
+    pub verdict: String,
+    pub source: PartyDocument,
+    pub destination: PartyDocument,
+    pub protocol: String,
+    pub port: u16,
+    /// In the order that the packet meets them.
+    pub steps: Vec<StepDocument>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartyDocument {
+    pub address: Option<std::net::IpAddr>,
+    pub identity: u32,
+    pub labels: std::collections::BTreeMap<String, String>,
+    pub endpoint: Option<ObjectDocument>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepDocument {
+    /// `prefilter`, `egress`, `ingress`.
+    pub step: String,
+    /// Of the prefilter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// `pass`, `drop`, `allow`, `deny`, `default deny`, `not enforced`.
+    pub decision: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleDocument>,
+}
+
+/// The answer to `get`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListDocument {
+    pub format_version: String,
+    pub node: String,
+    pub resource: String,
+    pub items: Vec<serde_json::Value>,
+}

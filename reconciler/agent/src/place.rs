@@ -1,0 +1,64 @@
+//! Where in the manifests something stands: looked up only for what is shown.
+use std::{net::IpAddr, sync::Arc};
+
+use weir_abi::ACTION_NONE;
+use weir_plan::{AnyChange, Change, ObjectRef, Provenance, RuleRef};
+use weir_schema::{Object, ObjectKey};
+
+use crate::Snapshot;
+
+/// A line of a manifest or list, from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub file: Arc<str>,
+    pub line: usize,
+}
+
+impl Snapshot {
+    pub fn object(&self, object: &ObjectRef) -> Option<&Arc<Object>> {
+        let group = match object.api_version.split_once('/') {
+            Some((group, _)) => group.into(),
+            None => "".into(),
+        };
+        self.inventory.get(&ObjectKey {
+            group,
+            kind: object.kind.clone(),
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+        })
+    }
+
+    /// Where a rule stands; of a list, the entry that covers `address`.
+    pub fn place_of_rule(&self, rule: &RuleRef, address: Option<IpAddr>) -> Option<Place> {
+        let object = self.object(&rule.object)?;
+        let in_list = || {
+            let file_of = |path: &str| self.manifests.file(path);
+            weir_schema::locate_list_entry(object, &rule.path, address?, file_of)
+        };
+        if let Some((file, position)) = in_list() {
+            return Some(Place { file, line: position.line });
+        }
+        let origin = &object.origin;
+        let located = weir_schema::locate(self.manifests.file(&origin.path)?, origin.document, &rule.path);
+        let line = located.map_or(origin.line, |position| position.line);
+        Some(Place { file: origin.path.clone(), line })
+    }
+
+    /// Where the rule behind an entry stands.
+    pub fn place_of_entry(&self, change: &AnyChange<'_>) -> Option<Place> {
+        fn value<K, V: Copy>(change: &Change<K, V>) -> Option<V> {
+            change.to.or(change.from)
+        }
+        let class_rule = |class: Option<u32>| {
+            let class = self.compiled.tables.classes.get(&class?)?;
+            class.cells.iter().find(|cell| cell.action() != ACTION_NONE).map(|cell| cell.rule())
+        };
+        let (rule, address) = match change {
+            AnyChange::Policy(change) => (value(change)?.rule, None),
+            AnyChange::Prefilter4(change) => (class_rule(value(change))?, Some(change.key.to_ip_net().addr())),
+            AnyChange::Prefilter6(change) => (class_rule(value(change))?, Some(change.key.to_ip_net().addr())),
+            _ => return None,
+        };
+        self.place_of_rule(self.compiled.provenance.rule(rule)?, address)
+    }
+}

@@ -1,0 +1,272 @@
+//! What an engine says of itself: the same for the agent and for a verb that works alone.
+use std::{collections::BTreeMap, io, net::IpAddr};
+
+use serde_json::{Value, json};
+use weir_abi::{Counter, Direction};
+use weir_plan::{ObjectRef, Operation, Provenance, Store};
+
+use crate::{
+    Allow, ApplyDocument, AttachmentDocument, CommitDocument, Engine, Error, FORMAT_VERSION, GenerationDocument,
+    HistoryDocument, Inspect, ListDocument, Look, Manifests, PendingDocument, Places, PlanDocument, PlanView, Planned,
+    Resource, Snapshot, StatusDocument, SuspendDocument, SuspensionDocument, TableDocument,
+};
+
+/// Entries of one object in an answer that is meant for people.
+pub const SHOWN: usize = 10;
+
+impl Planned {
+    /// The documented JSON, whole.
+    pub fn write_json(&self, out: impl io::Write) -> io::Result<()> {
+        let source = self.desired.manifests.plan_source();
+        let view = PlanView { node: &self.desired.node, source: &source, plan: &self.plan, limit: None, places: None };
+        serde_json::to_writer(out, &view).map_err(io::Error::from)
+    }
+
+    /// With few of each object's entries, and where their rules stand.
+    pub fn document(&self, limit: usize) -> PlanDocument {
+        let source = self.desired.manifests.plan_source();
+        let places = Places { desired: &self.desired, applied: self.applied.as_deref() };
+        let view = PlanView {
+            node: &self.desired.node,
+            source: &source,
+            plan: &self.plan,
+            limit: Some(limit),
+            places: Some(places),
+        };
+        view.document()
+    }
+}
+
+impl<D: Inspect, S: Store> Engine<D, S> {
+    /// Plans and applies.
+    pub fn bring_live(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<ApplyDocument, Error> {
+        let planned = self.plan(manifests, look)?;
+        let document = planned.document(SHOWN);
+        let plan = &planned.plan;
+        let healing = plan.changes.is_empty() && plan.summary.drift > 0;
+        let operation = if healing { Operation::Heal } else { Operation::Apply };
+        let applied = self.apply(planned, allow, operation)?;
+        Ok(ApplyDocument::new(document, &applied))
+    }
+
+    pub fn go_back(&mut self, sequence: Option<u64>, look: Look, allow: Allow) -> Result<ApplyDocument, Error> {
+        let target = self.rollback_target(sequence)?;
+        let document = self.plan_rollback(&target, look)?.document(SHOWN);
+        let applied = self.rollback(&target, allow, Look::Known)?;
+        Ok(ApplyDocument::new(document, &applied))
+    }
+
+    pub fn history_document(&self, limit: usize) -> Result<HistoryDocument, Error> {
+        let commits = self.store().history(limit)?;
+        Ok(HistoryDocument {
+            format_version: FORMAT_VERSION.to_owned(),
+            commits: commits.iter().map(CommitDocument::from).collect(),
+        })
+    }
+
+    pub fn suspend_document(&self) -> Result<SuspendDocument, Error> {
+        let suspended = self.suspension()?.as_ref().map(SuspensionDocument::from);
+        Ok(SuspendDocument { format_version: FORMAT_VERSION.to_owned(), suspended })
+    }
+
+    /// What the kernel and the store tell, whoever asks.
+    pub fn status(&mut self) -> Result<StatusDocument, Error> {
+        let applied = self.applied()?;
+        let live = self.live(Look::Known)?;
+        let suspended = self.suspension()?.as_ref().map(SuspensionDocument::from);
+        let pending: Vec<PendingDocument> =
+            applied.iter().flat_map(|applied| &applied.compiled.pending).map(PendingDocument::from).collect();
+        let state = match (&live, &suspended, pending.is_empty()) {
+            (None, ..) => "idle",
+            (_, Some(_), _) => "suspended",
+            (_, _, false) => "pending",
+            _ => "converged",
+        };
+        let limits: BTreeMap<&str, usize> = applied
+            .iter()
+            .flat_map(|applied| &applied.compiled.usage)
+            .map(|usage| (usage.table, usage.limit))
+            .collect();
+        let tables = live.iter().flat_map(|live| {
+            live.active().lengths().into_iter().zip(live.standby().lengths()).map(|((table, active), (_, standby))| {
+                let limit = limits.get(table.trim_end_matches(['4', '6'])).copied();
+                TableDocument { table: table.to_owned(), active, standby, limit }
+            })
+        });
+        let tables: Vec<TableDocument> = tables.collect();
+        let attachments = match live {
+            Some(_) => self.datapath().attachments()?,
+            None => Vec::new(),
+        };
+        Ok(StatusDocument {
+            format_version: FORMAT_VERSION.to_owned(),
+            node: self.node().to_string(),
+            state: state.to_owned(),
+            agent: None,
+            commit: self.head()?.as_ref().map(CommitDocument::from),
+            generation: live
+                .map(|live| GenerationDocument { side: live.generation.side.index(), epoch: live.generation.epoch }),
+            suspended,
+            pending,
+            drift: 0,
+            tables,
+            attachments: attachments
+                .into_iter()
+                .map(|a| AttachmentDocument { interface: a.interface, program: a.program, mode: a.mode, note: a.note })
+                .collect(),
+            notes: vec!["lo is outside policy".to_owned()],
+        })
+    }
+
+    pub fn list(&mut self, resource: Resource, name: Option<&str>) -> Result<ListDocument, Error> {
+        let applied = self.applied()?;
+        let items = match (resource, &applied) {
+            (Resource::Metrics, _) => self.metric_items()?,
+            (Resource::Tables, _) => self.table_items()?,
+            (_, None) => Vec::new(),
+            (Resource::Endpoints, Some(applied)) => endpoint_items(applied),
+            (Resource::Identities, Some(applied)) => identity_items(applied),
+            (Resource::Rules, Some(applied)) => self.rule_items(applied)?,
+            (Resource::Policies, Some(applied)) => {
+                self.object_items(applied, |kind| kind.ends_with("NetworkPolicy"))?
+            }
+            (Resource::Filters, Some(applied)) => self.object_items(applied, |kind| kind == "CidrFilter")?,
+        };
+        let is_named = |item: &Value| name.is_none_or(|name| NAMES.iter().any(|field| text(&item[field]) == name));
+        Ok(ListDocument {
+            format_version: FORMAT_VERSION.to_owned(),
+            node: self.node().to_string(),
+            resource: resource.name().to_owned(),
+            items: items.into_iter().filter(is_named).collect(),
+        })
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<u32, Counter>, Error> {
+        match self.live(Look::Known)? {
+            Some(_) => Ok(self.datapath().rule_counters()?.into_iter().collect()),
+            None => Ok(BTreeMap::new()),
+        }
+    }
+
+    fn rule_items(&mut self, applied: &Snapshot) -> Result<Vec<Value>, Error> {
+        let counters = self.counters()?;
+        let item = |(number, rule): (u32, &weir_plan::RuleRef)| {
+            let counter = counters.get(&number).copied().unwrap_or_default();
+            let place = applied.place_of_rule(rule, None);
+            json!({
+                "rule": number,
+                "kind": rule.object.kind,
+                "namespace": rule.object.namespace,
+                "name": rule.object.name,
+                "path": rule.path,
+                "file": place.as_ref().map(|place| &place.file),
+                "line": place.as_ref().map(|place| place.line),
+                "packets": counter.packets,
+                "bytes": counter.bytes,
+            })
+        };
+        Ok(applied.rules().map(item).collect())
+    }
+
+    /// Objects with the sums of their rules.
+    fn object_items(&mut self, applied: &Snapshot, wanted: impl Fn(&str) -> bool) -> Result<Vec<Value>, Error> {
+        let counters = self.counters()?;
+        let mut sums: BTreeMap<&ObjectRef, (usize, Counter)> = BTreeMap::new();
+        for (number, rule) in applied.rules() {
+            let (rules, sum) = sums.entry(&rule.object).or_default();
+            let counter = counters.get(&number).copied().unwrap_or_default();
+            *rules += 1;
+            sum.packets += counter.packets;
+            sum.bytes += counter.bytes;
+        }
+        let objects = applied.compiled.provenance.objects().iter().filter(|info| wanted(&info.object.kind));
+        let item = |info: &weir_plan::ObjectInfo| {
+            let (rules, sum) = sums.get(&info.object).copied().unwrap_or_default();
+            json!({
+                "apiVersion": info.object.api_version,
+                "kind": info.object.kind,
+                "namespace": info.object.namespace,
+                "name": info.object.name,
+                "file": info.file,
+                "line": info.line,
+                "rules": rules,
+                "packets": sum.packets,
+                "bytes": sum.bytes,
+            })
+        };
+        Ok(objects.map(item).collect())
+    }
+
+    fn metric_items(&mut self) -> Result<Vec<Value>, Error> {
+        if self.live(Look::Known)?.is_none() {
+            return Ok(Vec::new());
+        }
+        let metrics = self.datapath().metrics()?;
+        let item = |(reason, direction, counter): (weir_abi::Reason, Direction, Counter)| {
+            json!({
+                "name": reason.name(),
+                "direction": match direction { Direction::Ingress => "ingress", Direction::Egress => "egress" },
+                "drop": reason.is_drop(),
+                "packets": counter.packets,
+                "bytes": counter.bytes,
+            })
+        };
+        let lost = json!({
+            "name": "lost_events", "direction": "", "drop": false, "packets": metrics.lost_events, "bytes": 0,
+        });
+        Ok(metrics.reasons.into_iter().map(item).chain([lost]).collect())
+    }
+
+    fn table_items(&mut self) -> Result<Vec<Value>, Error> {
+        let status = self.status()?;
+        let entries = status.tables.into_iter().map(|table| {
+            json!({
+                "name": table.table, "active": table.active, "standby": table.standby, "limit": table.limit,
+            })
+        });
+        let mut items: Vec<Value> = entries.collect();
+        if status.generation.is_some() {
+            items.extend(self.datapath().sizes()?.into_iter().map(|size| {
+                json!({
+                    "name": size.table, "side": size.side, "maxEntries": size.max_entries, "bytes": size.bytes,
+                })
+            }));
+        }
+        Ok(items)
+    }
+}
+
+/// The fields that `get WHAT NAME` compares.
+const NAMES: [&str; 3] = ["name", "identity", "rule"];
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn endpoint_items(applied: &Snapshot) -> Vec<Value> {
+    let pending = |object: &ObjectRef| applied.compiled.pending.iter().find(|pending| pending.object == *object);
+    let item = |endpoint: &weir_compile::EndpointView| {
+        let state = match (pending(&endpoint.object), endpoint.local) {
+            (Some(pending), _) => pending.code,
+            (None, true) => "ready",
+            (None, false) => "remote",
+        };
+        json!({
+            "namespace": endpoint.object.namespace,
+            "name": endpoint.object.name,
+            "node": endpoint.node,
+            "number": endpoint.number,
+            "identity": endpoint.identity,
+            "addresses": endpoint.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
+            "interface": endpoint.interface.as_ref().map(ToString::to_string),
+            "host": endpoint.host,
+            "state": state,
+        })
+    };
+    applied.compiled.endpoints.iter().map(item).collect()
+}
+
+fn identity_items(applied: &Snapshot) -> Vec<Value> {
+    let identities = applied.compiled.identities.iter();
+    identities.map(|identity| json!({ "identity": identity.number, "labels": identity.labels })).collect()
+}

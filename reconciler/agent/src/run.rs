@@ -1,0 +1,131 @@
+//! `weir run`: the loop around the agent.
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use tokio::{net::UnixListener, sync::broadcast};
+use weir_plan::Store;
+use weir_source::{DirSource, Watch, WatchOptions};
+
+use crate::{
+    Agent, Engine, Error, Handle, Inspect, Intervals,
+    api::{self, Shared},
+    drops,
+    links::LinkHints,
+};
+
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    pub roots: Vec<PathBuf>,
+    /// As status and history show it.
+    pub source: String,
+    pub socket: PathBuf,
+    pub watch: WatchOptions,
+    pub intervals: Intervals,
+}
+
+/// Deadlines are kept to this grain.
+const TICK: Duration = Duration::from_millis(250);
+/// Drop events that a slow `monitor` may lag behind by.
+const DROPS: usize = 4096;
+
+/// Runs until `stop` completes. What is live then stays live.
+///
+/// # Errors
+/// Only at the start: once it runs, the agent reports failures in its status and tries again.
+pub async fn run<D: Inspect + 'static, S: Store + 'static>(
+    open: impl FnOnce() -> Result<Engine<D, S>, Error> + Send + 'static,
+    options: RunOptions,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let RunOptions { roots, source, socket, watch, intervals } = options;
+    let name = source.clone();
+    // The store's lock is what keeps a second agent away: take it before the socket.
+    let (handle, ended) = Handle::spawn(move || Ok(Agent::new(open()?, &name, intervals))).await?;
+    let listener = listen(&socket)?;
+    let mut watch = Watch::start(DirSource::new(&roots), watch)?;
+    let links = LinkHints::subscribe()
+        .map_err(|cause| Error::Failed { what: "subscribe to rtnetlink".to_owned(), cause: cause.to_string() })?;
+    let (drops, _) = broadcast::channel(DROPS);
+    let snapshots = handle.call(|agent| agent.snapshots()).await?;
+    let shared = Shared { handle: handle.clone(), roots, source: source.as_str().into(), drops: drops.clone() };
+    let server = tokio::spawn(axum::serve(listener, api::router(shared)).into_future());
+    tracing::info!(source, socket = %socket.display(), "the agent runs");
+
+    let stopping = Arc::new(AtomicBool::new(false));
+    let mut reader = None;
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            outcome = watch.changed() => handle.call(move |agent| agent.deliver(outcome)).await?,
+            Ok(()) = links.changed() => handle.call(|agent| agent.look_at_node()).await?,
+            _ = ticks.tick() => handle.call(|agent| agent.tick()).await?,
+        }
+        if reader.is_none() {
+            // The ring buffer exists once something was applied.
+            let events = handle.call(|agent| agent.engine().datapath().events()).await?;
+            match events {
+                Ok(Some(events)) => {
+                    let follow = drops::follow(events, snapshots.clone(), drops.clone(), stopping.clone());
+                    reader = Some(follow.map_err(|cause| Error::Failed {
+                        what: "start the reader of drop events".to_owned(),
+                        cause: cause.to_string(),
+                    })?);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "drop events cannot be read"),
+            }
+        }
+    }
+
+    tracing::info!("the agent stops; what is live stays live");
+    server.abort();
+    // Its end is awaited so that no handler holds the store any more.
+    let _ = server.await;
+    stopping.store(true, std::sync::atomic::Ordering::Relaxed);
+    drop(watch);
+    drop(handle);
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::warn!(%error, socket = %socket.display(), "the socket is left behind");
+    }
+    if let Some(reader) = reader {
+        let joined = tokio::task::spawn_blocking(move || reader.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::warn!("the reader of drop events died");
+        }
+    }
+    // A request that is still being worked on keeps the engine's thread, and it only that long.
+    let _ = ended.await;
+    Ok(())
+}
+
+/// Binds the socket, mode 0660. What a killed agent left behind is replaced; a living one has the store, so this is
+/// never reached.
+fn listen(socket: &Path) -> Result<UnixListener, Error> {
+    let failed = |what: &str| {
+        let what = format!("{what} {}", socket.display());
+        move |cause: std::io::Error| Error::Failed { what, cause: cause.to_string() }
+    };
+    if let Some(directory) = socket.parent() {
+        std::fs::create_dir_all(directory).map_err(failed("make the directory of"))?;
+    }
+    match std::fs::symlink_metadata(socket) {
+        Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
+            std::fs::remove_file(socket).map_err(failed("replace the former"))?;
+        }
+        Ok(_) => {
+            let cause = std::io::Error::other("something else than a socket is there");
+            return Err(failed("bind")(cause));
+        }
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(failed("bind"))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660)).map_err(failed("restrict"))?;
+    Ok(listener)
+}
