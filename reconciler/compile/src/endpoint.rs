@@ -11,7 +11,8 @@ use weir_schema::EndpointSpec;
 
 use crate::{
     error::code,
-    identities::{Identities, host_endpoint},
+    identities::Identities,
+    nodes::host_endpoint,
     objects::{Item, ObjectId, Objects, numbering_key},
 };
 

@@ -8,8 +8,9 @@ use weir_plan::Table;
 use weir_schema::NamedPort;
 
 use crate::{
-    identities::{EndpointIdentityId, Identities, Universe},
+    identities::{EndpointIdentityId, Identities},
     objects::ObjectId,
+    peers::Universe,
     policy::{Peers, Policy, Subject},
     ports::{Shape, Transport},
     rules::{RuleKey, RuleRank, Rules},

@@ -5,9 +5,12 @@ use weir_abi::identity;
 use weir_plan::{Prefix4, Prefix6, Table};
 
 use crate::{
+    cidrs::CidrIdentities,
     entries::Enforced,
-    identities::{CidrIdentities, Identities, NodeIdentities, families_named},
+    identities::Identities,
+    nodes::NodeIdentities,
     objects::{ObjectId, Objects},
+    peers::families_named,
     policy::CidrSelector,
 };
 

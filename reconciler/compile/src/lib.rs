@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod cidr_filter;
+mod cidrs;
 mod cilium_policy;
 mod config;
 mod devices;
@@ -19,7 +20,9 @@ mod identities;
 mod ipcache;
 mod kubernetes_policy;
 mod limits;
+mod nodes;
 mod objects;
+mod peers;
 mod policy;
 mod ports;
 mod prefilter;
@@ -43,13 +46,8 @@ pub use trace::{Decision, Outcome, Party, PrefilterDecision, Trace, TraceError, 
 pub use view::{EndpointView, IdentityView};
 
 use crate::{
-    config::NodeSettings,
-    endpoint::LocalEndpoints,
-    identities::{CidrIdentities, Identities, NodeIdentities, Universe},
-    ipcache::Ipcache,
-    objects::Objects,
-    policy::Policy,
-    rules::Rules,
+    cidrs::CidrIdentities, config::NodeSettings, endpoint::LocalEndpoints, identities::Identities, ipcache::Ipcache,
+    nodes::NodeIdentities, objects::Objects, peers::Universe, policy::Policy, rules::Rules,
 };
 
 /// What is compiled.
@@ -116,7 +114,7 @@ fn compile_objects<'o>(
     let endpoints = Identities::new(objects, node, numbering, sequence).map_err(one)?;
     let local =
         LocalEndpoints::new(objects, node, facts, &endpoints, numbering, sequence, &mut pending).map_err(one)?;
-    let host_addresses = identities::host_addresses(objects, node, facts);
+    let host_addresses = nodes::host_addresses(objects, node, facts);
     let network = devices::network_devices(&settings, facts, &local.interfaces(), objects, &mut pending)
         .map_err(|error| vec![*error])?;
 
@@ -138,7 +136,7 @@ fn compile_objects<'o>(
 
     // The tables.
     let universe = Universe { endpoints: &endpoints, nodes: &nodes, cidrs: &cidrs };
-    let host_ports = identities::host_endpoint(objects, node).map_or(&[][..], |item| &item.spec.ports);
+    let host_ports = nodes::host_endpoint(objects, node).map_or(&[][..], |item| &item.spec.ports);
     let policy = entries::tables(&enforced, &universe, &rules, host_ports);
     let ipcache = Ipcache::new(objects, node, &host_addresses, &endpoints, &nodes, &cidrs, &mentioned);
     let prefilter = cidr_filter::tables(objects, node, &placement, &rules, numbering, sequence).map_err(one)?;

@@ -5,8 +5,10 @@ use weir_abi::identity;
 use weir_plan::{InterfaceName, ObjectRef};
 
 use crate::{
+    cidrs::CidrIdentities,
     endpoint::LocalEndpoints,
-    identities::{CidrIdentities, Identities, NodeIdentities, host_endpoint},
+    identities::Identities,
+    nodes::{NodeIdentities, host_endpoint},
     objects::Objects,
 };
 
