@@ -19,6 +19,15 @@ pub(crate) struct JournalFile {
 }
 
 impl JournalFile {
+    /// For reading alone; `None` where there is none.
+    pub fn peek(state: &Path) -> Result<Option<Self>, io::Error> {
+        match File::open(state.join("journal")) {
+            Ok(file) => Ok(Some(Self { file })),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(cause),
+        }
+    }
+
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         let path = state.join("journal");
         OpenOptions::new()
@@ -33,9 +42,9 @@ impl JournalFile {
 
     /// `None` when there is none, or when it cannot be understood: it is only for the report.
     pub fn read(&self) -> Result<Option<Journal>, io::Error> {
-        let length = self.file.metadata()?.len().min(1 << 20);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.file.read_exact_at(&mut bytes, 0)?;
+        let mut bytes = vec![0; 1 << 16];
+        let length = self.file.read_at(&mut bytes, 0)?;
+        bytes.truncate(length);
         if bytes.is_empty() {
             return Ok(None);
         }

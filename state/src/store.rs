@@ -68,6 +68,12 @@ impl SledStore {
         Ok((Self { path: path.into(), journal, contents: Mutex::new(Some(contents)), _lock: lock }, recovery))
     }
 
+    /// What the process that has the store in `path` open, or died with it, noted last. Needs no lock.
+    pub fn peek_journal(path: &Path) -> Result<Option<Journal>, StoreError> {
+        let read = || JournalFile::peek(path)?.map_or(Ok(None), |journal| journal.read());
+        read().map_err(|cause| space::explain("reading the journal", path, cause))
+    }
+
     /// Which of these contents it does not hold.
     pub fn lacks<'a>(&self, hashes: impl IntoIterator<Item = &'a [u8; 32]>) -> Result<Vec<[u8; 32]>, StoreError> {
         self.with("reading the state", |contents| {

@@ -2,4 +2,5 @@
 //!
 //! What the tests share lives here; each file in `tests/` is one subject.
 
+pub mod node;
 pub mod property;

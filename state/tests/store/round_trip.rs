@@ -131,6 +131,8 @@ fn the_journal_says_where_an_apply_stood() {
     store.record(&commit(1, &[]), &[], &numbers).unwrap();
     assert_eq!(store.journal().unwrap(), None, "recorded is done");
     store.note(&note(1, Phase::CatchUp)).unwrap();
+    assert_eq!(SledStore::peek_journal(dir.path()).unwrap(), Some(note(1, Phase::CatchUp)), "while it is open");
+    assert_eq!(SledStore::peek_journal(&dir.path().join("nowhere")).unwrap(), None);
     assert_eq!(store.journal().unwrap(), Some(note(1, Phase::CatchUp)));
     // Killed between the record and the clearing of the journal.
     store.note(&note(1, Phase::Record)).unwrap();
