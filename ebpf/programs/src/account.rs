@@ -41,7 +41,7 @@ pub fn count_rule(rule: u32, length: u32) {
 /// Writes the trace cell, in the instance that is loaded for test runs.
 #[inline(always)]
 fn trace(case: &Case, reason: Reason, next_hook: u8) {
-    if TRACING.load() == 0 {
+    if TRACING.load() != 1 {
         return;
     }
     if let Some(cell) = TRACE.get_ptr_mut(0) {

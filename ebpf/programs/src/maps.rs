@@ -69,12 +69,15 @@ pub static EVENTS: RingBuf<DropEvent, { EVENT_RING_BYTES as usize }> = RingBuf::
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Case, 1> = PerCpuArray::new();
 
+// The loader sets all three. What they are here never equals another constant of the programs: the compiler would keep
+// the two in one place, and what the loader writes would change both.
+
 /// Rules that `RULE_COUNTERS` has room for on each CPU: its `max_entries` divided by the number of possible CPUs.
 #[unsafe(no_mangle)]
-pub static RULES: Global<u32> = Global::new(0);
+pub static RULES: Global<u32> = Global::new(0x5745_0001);
 /// Jiffies a second, measured by the loader.
 #[unsafe(no_mangle)]
-pub static HZ: Global<u32> = Global::new(250);
+pub static HZ: Global<u32> = Global::new(0x5745_0002);
 /// 1 in the instance for test runs: every run writes the per-CPU `TRACE` cell. With 0 the verifier removes that code.
 #[unsafe(no_mangle)]
-pub static TRACING: Global<u32> = Global::new(0);
+pub static TRACING: Global<u32> = Global::new(0x5745_0003);

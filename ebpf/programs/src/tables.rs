@@ -18,7 +18,8 @@ fn in_hash<K, V>(hash: &'static Hash<K, V>, key: &K) -> Option<&'static V> {
 
 #[inline(always)]
 pub fn settings(side: u32) -> Option<&'static Settings> {
-    SETTINGS.get_value(side, &0)
+    let key = 0;
+    SETTINGS.get_value(side, &key)
 }
 
 #[inline(always)]
