@@ -8,7 +8,6 @@ use std::{
 use weir_plan::{DatapathError, Device, HookKey, HookState, InterfaceName, Table, Wiring, WiringDelta};
 
 use crate::{
-    attach::Way,
     error::{Result, attach, failed, netlink},
     kernel::Kernel,
     netlink::{Link, Netns},
@@ -270,15 +269,5 @@ fn is_link_local(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
-}
-
-/// How an attachment is in words, for status.
-pub(crate) const fn way_name(way: Way) -> &'static str {
-    match way {
-        Way::XdpNative => "xdp native",
-        Way::XdpGeneric => "xdp generic",
-        Way::Tcx => "tcx",
-        Way::Clsact => "clsact",
     }
 }

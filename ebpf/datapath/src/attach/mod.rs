@@ -1,7 +1,8 @@
 //! Programs on devices: XDP and tcx by pinned links, clsact by filters with a priority and a handle of our own.
 //!
 //! A link's pin is `<links>/<device>=<program>`; where we made the clsact qdisc, the directory `<links>/clsact=<ifindex>`
-//! says so, for only what we made is removed. A newer program replaces an older one in place. Going from clsact to tcx
+//! says so, for only what we made is removed. How XDP was asked for, and why native was not possible, stands in the
+//! symbolic link `<links>/<device>=xdp_ingress=asked`: the one thing in a BPF file system that can hold a text. A newer program replaces an older one in place. Going from clsact to tcx
 //! or back attaches the new before it detaches the old. A foreign tcx program or filter is left alone; a foreign XDP
 //! program is a conflict.
 use std::{
@@ -13,7 +14,7 @@ use std::{
 use weir_plan::{Hook, HookState, XdpAttach};
 
 use crate::{
-    netlink::{Half, Link, Netlink, NetlinkError},
+    netlink::{Filter, Half, Link, Netlink, NetlinkError},
     sys::{self, LinkKind},
 };
 
@@ -66,12 +67,6 @@ struct LiveLink {
     xdp: bool,
 }
 
-impl LiveLink {
-    fn put(&self, program: BorrowedFd<'_>) -> io::Result<()> {
-        sys::link_update(self.link.as_fd(), program)
-    }
-}
-
 /// How a program really is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
@@ -92,6 +87,16 @@ pub enum Way {
 }
 
 impl Way {
+    /// In words, for status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::XdpNative => "xdp native",
+            Self::XdpGeneric => "xdp generic",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+
     /// Whether this is what `want` asks for.
     pub const fn satisfies(self, want: HookState) -> bool {
         match want {
@@ -145,12 +150,15 @@ impl Attacher {
         self.links.join(format!("{}={}", escape(interface), hook.program()))
     }
 
+    fn note(&self, interface: &str) -> PathBuf {
+        self.links.join(format!("{}={}=asked", escape(interface), Hook::XdpIngress.program()))
+    }
+
     fn marker(&self, ifindex: u32) -> PathBuf {
         self.links.join(format!("clsact={ifindex}"))
     }
 
-    /// Attaches `program`, or puts it in the place of the one that is there. The reason why native XDP was not possible
-    /// comes back where `Auto` fell back to generic.
+    /// Attaches `program`, or puts it in the place of the one that is there.
     pub fn attach(
         &self,
         netlink: &mut Netlink,
@@ -158,21 +166,73 @@ impl Attacher {
         hook: Hook,
         want: HookState,
         program: BorrowedFd<'_>,
-    ) -> Result<Option<String>, AttachError> {
+    ) -> Result<(), AttachError> {
         fs::create_dir_all(&self.links).map_err(|cause| self.failed("creating", &self.links, cause))?;
         match want {
-            HookState::Xdp(mode) => self.attach_xdp(device, hook, mode, program),
+            HookState::Xdp(mode) => {
+                let reason = self.attach_xdp(device, hook, mode, program)?;
+                self.write_note(&device.name, mode, reason)
+            }
             HookState::Clsact => {
                 self.attach_clsact(netlink, device, hook, program)?;
-                self.drop_link(&device.name, hook)?;
-                Ok(None)
+                self.drop_link(&device.name, hook)
             }
             HookState::Tcx | HookState::Stale => {
                 self.attach_link(device, hook, Target::Tcx { egress: half(hook) == Half::Egress }, program)?;
-                self.drop_filter(netlink, device.ifindex, hook)?;
-                Ok(None)
+                self.drop_filter(netlink, device.ifindex, hook)
             }
         }
+    }
+
+    /// Notes how XDP was asked for, and why it is generic. Without a new reason the old one stands.
+    fn write_note(&self, interface: &str, mode: XdpAttach, reason: Option<String>) -> Result<(), AttachError> {
+        let note = self.note(interface);
+        let (noted, former) = self.read_note(interface).unzip();
+        if noted == Some(mode) && reason.is_none() {
+            return Ok(());
+        }
+        let word = match mode {
+            XdpAttach::Auto => "auto",
+            XdpAttach::Native => "native",
+            XdpAttach::Generic => "generic",
+        };
+        let text = match reason.or(former.flatten()).filter(|_| mode == XdpAttach::Auto) {
+            Some(reason) => format!("{word}:{reason}"),
+            None => word.to_owned(),
+        };
+        remove(&note)
+            .and_then(|()| std::os::unix::fs::symlink(text, &note))
+            .map_err(|cause| self.failed("writing", &note, cause))
+    }
+
+    fn read_note(&self, interface: &str) -> Option<(XdpAttach, Option<String>)> {
+        let text = fs::read_link(self.note(interface)).ok()?;
+        let text = text.to_str()?;
+        let (word, reason) = text.split_once(':').map_or((text, None), |(word, reason)| (word, Some(reason)));
+        let mode = match word {
+            "auto" => XdpAttach::Auto,
+            "native" => XdpAttach::Native,
+            "generic" => XdpAttach::Generic,
+            _ => return None,
+        };
+        Some((mode, reason.map(str::to_owned)))
+    }
+
+    /// How an attachment was asked for, if what is there satisfies that; what is there, otherwise.
+    pub fn asked(&self, attached: &Attached) -> HookState {
+        let real = match attached.way {
+            Way::Tcx => return HookState::Tcx,
+            Way::Clsact => return HookState::Clsact,
+            Way::XdpNative => XdpAttach::Native,
+            Way::XdpGeneric => XdpAttach::Generic,
+        };
+        let asked = self.read_note(&attached.interface).map(|(mode, _)| HookState::Xdp(mode));
+        asked.filter(|asked| attached.way.satisfies(*asked)).unwrap_or(HookState::Xdp(real))
+    }
+
+    /// Why `Auto` fell back to generic XDP on a device.
+    pub fn generic_reason(&self, interface: &str) -> Option<String> {
+        self.read_note(interface)?.1
     }
 
     fn attach_xdp(
@@ -191,7 +251,7 @@ impl Attacher {
                 XdpAttach::Generic => !native,
             };
             if fits {
-                live.put(program).map_err(|cause| self.refused(device, hook, cause))?;
+                self.update(&live, device, hook, program)?;
                 return Ok(None);
             }
             // The kernel has one XDP program per device: the other mode needs the place.
@@ -225,7 +285,7 @@ impl Attacher {
         if let Some(live) = self.live_link(&pin)?
             && live.ifindex == device.ifindex
         {
-            return live.put(program).map_err(|cause| self.refused(device, hook, cause));
+            return self.update(&live, device, hook, program);
         }
         let link = target.attach(program, device.ifindex).map_err(|cause| match cause.raw_os_error() {
             Some(libc::EBUSY | libc::EEXIST) if matches!(target, Target::Xdp { .. }) => {
@@ -234,6 +294,15 @@ impl Attacher {
             _ => self.refused(device, hook, cause),
         })?;
         sys::pin_replace(link.as_fd(), &pin).map_err(|cause| self.failed("pinning a link to", &pin, cause))
+    }
+
+    /// Swaps a link's program, unless it is this one already.
+    fn update(&self, live: &LiveLink, device: &Link, hook: Hook, program: BorrowedFd<'_>) -> Result<(), AttachError> {
+        let id = sys::prog_info(program).map_err(|cause| self.refused(device, hook, cause))?.id;
+        if live.program == id {
+            return Ok(());
+        }
+        sys::link_update(live.link.as_fd(), program).map_err(|cause| self.refused(device, hook, cause))
     }
 
     fn attach_clsact(
@@ -247,7 +316,11 @@ impl Attacher {
             let marker = self.marker(device.ifindex);
             fs::create_dir_all(&marker).map_err(|cause| self.failed("creating", &marker, cause))?;
         }
-        netlink.set_filter(device.ifindex, half(hook), PRIORITY, HANDLE, hook.program(), program)?;
+        let id = sys::prog_info(program).map_err(|cause| self.refused(device, hook, cause))?.id;
+        let there = netlink.filters(device.ifindex, half(hook))?;
+        if !there.iter().any(|filter| is_ours(filter) && filter.program == id) {
+            netlink.set_filter(device.ifindex, half(hook), PRIORITY, HANDLE, hook.program(), program)?;
+        }
         Ok(())
     }
 
@@ -269,15 +342,16 @@ impl Attacher {
     /// A link is gone once its pin is unlinked *and* its last descriptor closed, in that order; we hold none.
     fn drop_link(&self, interface: &str, hook: Hook) -> Result<(), AttachError> {
         let pin = self.pin(interface, hook);
-        match fs::remove_file(&pin) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(self.failed("unlinking", &pin, cause)),
-            _ => Ok(()),
+        remove(&pin).map_err(|cause| self.failed("unlinking", &pin, cause))?;
+        if hook == Hook::XdpIngress {
+            let note = self.note(interface);
+            remove(&note).map_err(|cause| self.failed("removing", &note, cause))?;
         }
+        Ok(())
     }
 
     fn drop_filter(&self, netlink: &mut Netlink, ifindex: u32, hook: Hook) -> Result<(), AttachError> {
-        let ours = |filter: &crate::netlink::Filter| filter.priority == PRIORITY && filter.handle == HANDLE;
-        if netlink.filters(ifindex, half(hook))?.iter().any(ours) {
+        if netlink.filters(ifindex, half(hook))?.iter().any(is_ours) {
             netlink.delete_filter(ifindex, half(hook), PRIORITY, HANDLE)?;
         }
         let marker = self.marker(ifindex);
@@ -318,8 +392,7 @@ impl Attacher {
                         *hook != Hook::XdpIngress && half(*hook) == half_of_device && hook.program() == filter.name
                     });
                     if let Some(hook) = hook
-                        && filter.priority == PRIORITY
-                        && filter.handle == HANDLE
+                        && is_ours(&filter)
                     {
                         found.push(Attached {
                             interface: device.name.clone(),
@@ -335,18 +408,25 @@ impl Attacher {
         Ok(found)
     }
 
-    /// Pins of links whose device is gone, or has another name now.
-    pub fn orphans(&self, devices: &[Link]) -> Result<Vec<(String, Hook)>, AttachError> {
-        let mut orphans = Vec::new();
+    /// Takes over links whose device has another name now, and forgets those whose device is gone.
+    pub fn adopt(&self, devices: &[Link]) -> Result<(), AttachError> {
         for (interface, hook, pin) in self.pins()? {
-            let alive = self.live_link(&pin)?.is_some_and(|live| {
-                devices.iter().any(|device| device.ifindex == live.ifindex && device.name == interface)
-            });
-            if !alive {
-                orphans.push((interface, hook));
+            let live = self.live_link(&pin)?;
+            let device = live.and_then(|live| devices.iter().find(|device| device.ifindex == live.ifindex));
+            match device {
+                Some(device) if device.name == interface => {}
+                Some(device) => {
+                    let renamed = self.pin(&device.name, hook);
+                    fs::rename(&pin, &renamed).map_err(|cause| self.failed("renaming", &pin, cause))?;
+                    if hook == Hook::XdpIngress && self.note(&interface).is_symlink() {
+                        let (from, to) = (self.note(&interface), self.note(&device.name));
+                        fs::rename(&from, to).map_err(|cause| self.failed("renaming", &from, cause))?;
+                    }
+                }
+                None => self.drop_link(&interface, hook)?,
             }
         }
-        Ok(orphans)
+        Ok(())
     }
 
     /// Detaches all of ours and removes every note of it.
@@ -365,7 +445,8 @@ impl Attacher {
         for marker in markers {
             let marker = marker.map_err(|cause| self.failed("listing", &self.links, cause))?.path();
             // Of devices that are gone.
-            fs::remove_dir(&marker).map_err(|cause| self.failed("removing", &marker, cause))?;
+            let removed = if marker.is_symlink() { fs::remove_file(&marker) } else { fs::remove_dir(&marker) };
+            removed.map_err(|cause| self.failed("removing", &marker, cause))?;
         }
         fs::remove_dir(&self.links).map_err(|cause| self.failed("removing", &self.links, cause))
     }
@@ -411,6 +492,18 @@ impl Attacher {
 
     fn refused(&self, device: &Link, hook: Hook, cause: io::Error) -> AttachError {
         AttachError::Attach { program: hook.program(), interface: device.name.clone(), cause }
+    }
+}
+
+fn is_ours(filter: &Filter) -> bool {
+    filter.priority == PRIORITY && filter.handle == HANDLE
+}
+
+/// Removing what is not there is fine.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -132,7 +132,7 @@ fn filter(half: Half, message: &TcMessage) -> Option<Filter> {
     let mut filter = Filter {
         half,
         priority: (message.header.info >> 16) as u16,
-        handle: u32::from(message.header.handle.clone()),
+        handle: u32::from(message.header.handle),
         program: 0,
         name: String::new(),
     };

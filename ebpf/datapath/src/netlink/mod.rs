@@ -11,7 +11,7 @@ mod socket;
 
 pub use clsact::{Filter, Half};
 pub use error::NetlinkError;
-pub use link::{Link, XdpProgram};
+pub use link::Link;
 pub use netns::{Netns, exists as netns_exists};
-pub use place::{Place, Scope};
+pub use place::Scope;
 pub use socket::Netlink;

@@ -130,6 +130,42 @@ impl Netlink {
         self.request(&doing, RouteNetlinkMessage::NewRoute(message), Mode::Replace)
     }
 
+    /// The gateways of the default routes of the main table that go out of `ifindex`.
+    pub fn default_gateways(&mut self, ifindex: u32) -> Result<Vec<IpAddr>, NetlinkError> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            for message in self.dump("listing routes", RouteNetlinkMessage::GetRoute(request))? {
+                if let RouteNetlinkMessage::NewRoute(message) = message
+                    && message.header.destination_prefix_length == 0
+                    && message.header.table == RouteHeader::RT_TABLE_MAIN
+                    && message.attributes.contains(&RouteAttribute::Oif(ifindex))
+                {
+                    found.extend(message.attributes.iter().find_map(|attribute| match attribute {
+                        RouteAttribute::Gateway(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+                        RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+                        _ => None,
+                    }));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The neighbours of a device that never expire.
+    pub fn permanent_neighbours(&mut self, ifindex: u32) -> Result<Vec<(IpAddr, [u8; 6])>, NetlinkError> {
+        let request = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+        let messages = self.dump("listing neighbours", request)?;
+        Ok(messages
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message, ifindex),
+                _ => None,
+            })
+            .collect())
+    }
+
     /// A neighbour that never expires and is never asked for.
     pub fn add_neighbour(&mut self, ifindex: u32, address: IpAddr, mac: [u8; 6]) -> Result<(), NetlinkError> {
         let mut message = NeighbourMessage::default();
@@ -145,6 +181,22 @@ impl Netlink {
         let doing = format!("noting the neighbour {address} on device {ifindex}");
         self.request(&doing, RouteNetlinkMessage::NewNeighbour(message), Mode::Replace)
     }
+}
+
+fn neighbour(message: &NeighbourMessage, ifindex: u32) -> Option<(IpAddr, [u8; 6])> {
+    if message.header.ifindex != ifindex || message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(IpAddr::V6(*v6)),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    Some((address?, mac?))
 }
 
 fn place(message: &AddressMessage) -> Option<Place> {
@@ -174,7 +226,7 @@ fn route(ifindex: u32, address: IpAddr) -> RouteMessage {
 
 fn host_route(message: &RouteMessage, ifindex: u32) -> Option<IpAddr> {
     let main = message.header.table == RouteHeader::RT_TABLE_MAIN && message.header.kind == RouteType::Unicast;
-    let through = message.attributes.iter().any(|attribute| *attribute == RouteAttribute::Oif(ifindex));
+    let through = message.attributes.contains(&RouteAttribute::Oif(ifindex));
     let direct = !message.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::Gateway(_)));
     let address = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),

@@ -80,6 +80,7 @@ impl Netlink {
             Mode::Replace => NLM_F_CREATE | NLM_F_REPLACE,
             Mode::Plain => 0,
         };
+        crate::sys::counted();
         self.send(doing, request, NLM_F_ACK | flags)?;
         loop {
             for message in self.receive(doing)? {

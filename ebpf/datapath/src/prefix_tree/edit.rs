@@ -47,6 +47,39 @@ impl<L: Lines> Tree<L> {
         Ok(())
     }
 
+    /// The value of exactly this prefix.
+    pub fn get<P: TreePrefix>(&self, prefix: P) -> Option<u32> {
+        let exact = |length_value: u32| (length_value != 0).then_some(length_value & VALUE_MASK);
+        if prefix.length() == 0 {
+            return exact(self.lines.word(0, P::DEFAULT));
+        }
+        let (mut cell, mut position) = (self.root::<P>().0, 0);
+        loop {
+            match Node::of(cell) {
+                Node::Leaf(_) => return None,
+                Node::Bucket(line) => {
+                    return self.bucket::<P>(line).iter().find(|entry| entry.0 == prefix).map(|entry| entry.1);
+                }
+                Node::Index { first, stride } if prefix.length() > position + stride => {
+                    cell = self.lines.cell(first, cell_of(prefix.bits(), position, stride));
+                    position += stride;
+                }
+                Node::Index { .. } => return Records::open(&self.lines).get(&self.lines, prefix),
+                Node::Skip(line) => {
+                    let content = self.lines.line(line);
+                    position = content.0[SKIP_POSITION];
+                    if common(prefix.bits(), skip_bits::<P>(&content)).min(prefix.length()) < position {
+                        return None;
+                    }
+                    if prefix.length() == position {
+                        return exact(content.0[SKIP_OWN as usize]);
+                    }
+                    cell = content.0[SKIP_NEXT];
+                }
+            }
+        }
+    }
+
     fn root<P: TreePrefix>(&self) -> (u32, u32) {
         (self.lines.word(0, P::ROOT), self.lines.word(0, P::DEFAULT) & VALUE_MASK)
     }
@@ -213,7 +246,7 @@ impl<L: Lines> Tree<L> {
         let content = self.lines.line(line);
         let mut set: Vec<(P, u32)> =
             (0..P::BUCKET).map_while(|at| slot::<P>(&content, at)).filter(|(prefix, _)| prefix.length() != 0).collect();
-        set.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        set.sort_unstable_by_key(|entry| entry.0);
         set
     }
 

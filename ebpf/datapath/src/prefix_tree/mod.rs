@@ -117,13 +117,13 @@ impl<L: Lines> Tree<L> {
 
     /// Prefixes of both families.
     pub fn count(&self) -> u32 {
-        self.lines.word(0, Prefix4::COUNT) + self.lines.word(0, Prefix6::COUNT)
+        count(&self.lines)
     }
 }
 
 /// Prefixes of both families that the header of these lines says the tree has.
 pub fn count(lines: &impl Lines) -> u32 {
-    lines.word(0, Prefix4::COUNT) + lines.word(0, Prefix6::COUNT)
+    lines.word(0, Prefix4::COUNT).saturating_add(lines.word(0, Prefix6::COUNT))
 }
 
 /// Lines that sets of these sizes will hardly exceed; where they do, the table grows once more.

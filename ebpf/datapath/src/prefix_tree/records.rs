@@ -47,7 +47,7 @@ impl<P: TreePrefix> Records<P> {
         let mut hash = ((bits >> 64) as u64 ^ (bits as u64).rotate_left(29)) ^ (u64::from(prefix.length()) << 7);
         hash = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         hash = (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        ((hash >> 32) * u64::from(self.slots) >> 32) as u32
+        (((hash >> 32) * u64::from(self.slots)) >> 32) as u32
     }
 
     const fn next(&self, index: u32) -> u32 {

@@ -114,7 +114,7 @@ impl<L: Lines, P: TreePrefix> Walker<'_, L, P> {
         let table = Records::<Q>::open(self.lines);
         self.damaged |= records.len() as u32 != self.lines.word(0, Q::RECORDS_COUNT)
             || records.iter().any(|&(prefix, value)| table.get(self.lines, prefix) != Some(value));
-        records.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        records.sort_unstable_by_key(|entry| entry.0);
         records
     }
 
@@ -174,7 +174,7 @@ impl<L: Lines, P: TreePrefix> Walker<'_, L, P> {
             }
         }
         self.damaged |= start == self.found.len();
-        self.found[start..].sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        self.found[start..].sort_unstable_by_key(|entry| entry.0);
         self.expect(default, covering, place.bits, place.position);
     }
 

@@ -5,7 +5,7 @@ use std::{
 
 use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_cmd, bpf_link_info, bpf_link_type};
 
-use super::{attr, bpf, bpf_fd, by_id, counted, info};
+use super::{attr, bpf, bpf_fd, counted, info};
 
 /// What a link holds on to. The interface index is 0 once the device is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +21,6 @@ pub struct LinkInfo {
     pub id: u32,
     pub program: u32,
     pub kind: LinkKind,
-}
-
-pub fn link_by_id(id: u32) -> io::Result<OwnedFd> {
-    by_id(bpf_cmd::BPF_LINK_GET_FD_BY_ID, id)
 }
 
 pub fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {

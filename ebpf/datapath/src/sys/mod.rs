@@ -10,13 +10,11 @@ mod mapping;
 mod plain;
 mod prog;
 
-pub use link::{
-    LinkInfo, LinkKind, link_attach_tcx, link_attach_xdp, link_by_id, link_info, link_update, tcx_programs,
-};
+pub use link::{LinkInfo, LinkKind, link_attach_tcx, link_attach_xdp, link_info, link_update, tcx_programs};
 pub use map::{Batch, MapInfo, MapSpec, map_by_id, map_create, map_info};
 pub(crate) use map::{delete, lookup, lookup_bytes, next_key, update};
 pub use mapping::Mapping;
-pub use plain::{Plain, bytes_of, value_of};
+pub use plain::{Plain, bytes_of, value_of, zeroed};
 pub use prog::{ProgInfo, TestRun, jiffies_program, prog_by_id, prog_info, test_run};
 
 use std::{
@@ -34,7 +32,7 @@ use aya_obj::generated::{bpf_attr, bpf_cmd};
 
 static WRITES: AtomicU64 = AtomicU64::new(0);
 
-/// `bpf(2)` calls of this process that changed something: map elements, maps, links, pins.
+/// Calls of this process that changed something: map elements, maps, links, pins; and rtnetlink requests.
 pub fn write_syscalls() -> u64 {
     WRITES.load(Ordering::Relaxed)
 }
@@ -158,4 +156,16 @@ fn by_id(command: bpf_cmd, id: u32) -> io::Result<OwnedFd> {
     let mut attr = attr();
     attr.__bindgen_anon_6.__bindgen_anon_1.map_id = id;
     bpf_fd(command, &mut attr)
+}
+
+/// Whether a descriptor is a map's: information about another kind of object would be read as nonsense.
+pub fn is_map(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let target = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    Ok(target.as_os_str() == "anon_inode:bpf-map")
+}
+
+/// Whether a descriptor is a program's.
+pub fn is_prog(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let target = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    Ok(target.as_os_str() == "anon_inode:bpf-prog")
 }

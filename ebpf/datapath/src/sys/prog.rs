@@ -46,6 +46,8 @@ pub fn prog_info(fd: BorrowedFd<'_>) -> io::Result<ProgInfo> {
 pub struct TestRun {
     pub retval: u32,
     pub data: Vec<u8>,
+    /// The context afterwards.
+    pub context: Vec<u8>,
     /// Mean over the repeats.
     pub nanoseconds: u32,
 }
@@ -54,20 +56,27 @@ pub struct TestRun {
 pub fn test_run(program: BorrowedFd<'_>, data: &[u8], context: &[u8], repeat: u32) -> io::Result<TestRun> {
     // A program may grow the packet; the kernel truncates silently what does not fit.
     let mut out = vec![0u8; data.len() + 256];
+    let mut context_out = vec![0u8; context.len()];
     let mut attr = attr();
     attr.test.prog_fd = program.as_raw_fd() as u32;
     attr.test.data_in = data.as_ptr() as u64;
     attr.test.data_size_in = data.len() as u32;
     attr.test.data_out = out.as_mut_ptr() as u64;
     attr.test.data_size_out = out.len() as u32;
-    attr.test.ctx_in = context.as_ptr() as u64;
-    attr.test.ctx_size_in = context.len() as u32;
+    // A pointer without a size is refused.
+    if !context.is_empty() {
+        attr.test.ctx_in = context.as_ptr() as u64;
+        attr.test.ctx_size_in = context.len() as u32;
+        attr.test.ctx_out = context_out.as_mut_ptr() as u64;
+        attr.test.ctx_size_out = context_out.len() as u32;
+    }
     attr.test.repeat = repeat;
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
     // SAFETY: this member was set above and filled in by the kernel.
     let test = unsafe { attr.test };
     out.truncate(test.data_size_out as usize);
-    Ok(TestRun { retval: test.retval, data: out, nanoseconds: test.duration })
+    context_out.truncate(test.ctx_size_out as usize);
+    Ok(TestRun { retval: test.retval, data: out, context: context_out, nanoseconds: test.duration })
 }
 
 /// A program that returns the lower half of jiffies: what the kernel's HZ is measured with.

@@ -1,0 +1,273 @@
+//! The kernel as a [`Datapath`].
+use std::{collections::BTreeMap, os::fd::AsFd as _, path::PathBuf};
+
+use weir_abi::{Generation, Side};
+use weir_plan::{
+    Capacity, Datapath, DatapathError, InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts, Observed, Tables,
+    TablesDelta, WiringDelta,
+};
+
+use crate::{
+    attach::Attacher,
+    error::{Result, failed, netlink},
+    generation::Barrier,
+    live::{Finder, Live},
+    mapped::stores,
+    maps::Map,
+    netlink::{Netlink, Scope, netns_exists},
+    pins::{Pins, entries},
+    programs::Programs,
+    sys, wiring,
+};
+
+/// How a kernel is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// In a BPF file system that is mounted already; made when it is first needed.
+    pub pin_dir: PathBuf,
+    /// Programs write their trace cell at every run: for tests that run the live programs themselves.
+    pub trace: bool,
+}
+
+impl Options {
+    pub fn new(pin_dir: impl Into<PathBuf>) -> Self {
+        Self { pin_dir: pin_dir.into(), trace: false }
+    }
+}
+
+/// What this process has written to the kernel so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    /// `bpf(2)` calls and rtnetlink requests that changed something.
+    pub syscalls: u64,
+    /// Stores through mapped tables.
+    pub stores: u64,
+}
+
+/// The live side of Weir in this network namespace, below one pin directory.
+#[derive(Debug)]
+pub struct Kernel {
+    pub(crate) options: Options,
+    pub(crate) pins: Pins,
+    pub(crate) attacher: Attacher,
+    pub(crate) netlink: Netlink,
+    /// `None` on a cold start.
+    pub(crate) live: Option<Live>,
+    pub(crate) programs: Option<Programs>,
+    /// The programs are this build's, and use the live tables.
+    pub(crate) current: bool,
+    /// Every table is at its pin.
+    pub(crate) pinned: bool,
+    /// Grace has returned for the last flip, in this process.
+    pub(crate) quiet: bool,
+    barrier: Option<Barrier>,
+    /// What each side's `interfaces` was last seen to call which index.
+    pub(crate) names: [BTreeMap<InterfaceName, u32>; 2],
+}
+
+impl Kernel {
+    /// Opens what is pinned; writes nothing.
+    pub fn open(options: Options) -> Result<Self> {
+        let pins = Pins::new(options.pin_dir.clone());
+        pins.check()?;
+        let attacher = Attacher::new(pins.links());
+        let mut kernel = Self {
+            options,
+            pins,
+            attacher,
+            netlink: Netlink::open().map_err(netlink)?,
+            live: None,
+            programs: None,
+            current: false,
+            pinned: false,
+            quiet: false,
+            barrier: None,
+            names: Default::default(),
+        };
+        kernel.find()?;
+        Ok(kernel)
+    }
+
+    /// Looks at the pins, and at what the programs use.
+    fn find(&mut self) -> Result<()> {
+        let opening = |cause| failed("opening", self.pins.root().display(), cause);
+        let pinned = Programs::pinned(&self.pins, self.options.trace).map_err(opening)?;
+        let (programs, current) = pinned.map_or((None, false), |(programs, current)| (Some(programs), current));
+        let used = match &programs {
+            Some(programs) => programs.maps().collect(),
+            None => self.attached_maps().map_err(opening)?,
+        };
+        let used = maps_by_id(used).map_err(opening)?;
+        let mut finder = Finder { pins: &self.pins, used, pinned: true };
+        self.live = Live::open(&mut finder).map_err(opening)?;
+        self.pinned = self.live.is_some() && finder.pinned;
+        self.current = current && self.programs_use_live(programs.as_ref(), &finder.used);
+        self.programs = programs;
+        Ok(())
+    }
+
+    /// Maps of the programs that our links hold on to: where the tables are when the pins are gone.
+    fn attached_maps(&self) -> std::io::Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        if !self.pins.root().exists() {
+            return Ok(ids);
+        }
+        for pin in entries(&self.pins.links())? {
+            let Ok(link) = sys::pin_get(&pin) else { continue };
+            let Ok(info) = sys::link_info(link.as_fd()) else { continue };
+            let Ok(program) = sys::prog_by_id(info.program) else { continue };
+            ids.extend(sys::prog_info(program.as_fd())?.maps);
+        }
+        Ok(ids)
+    }
+
+    /// Whether every table that the programs use is the live one.
+    fn programs_use_live(&self, programs: Option<&Programs>, used: &[Map]) -> bool {
+        let (Some(programs), Some(live)) = (programs, &self.live) else { return false };
+        let ours: Vec<u32> = live.maps().iter().map(|(_, map)| map.id()).collect();
+        programs.maps().all(|id| ours.contains(&id) || !used.iter().any(|map| map.id() == id))
+    }
+
+    /// Opened without tables: nothing of ours is in the kernel.
+    pub const fn is_cold(&self) -> bool {
+        self.live.is_none()
+    }
+
+    pub fn pin_dir(&self) -> &std::path::Path {
+        self.pins.base()
+    }
+
+    /// What was written so far, by this process.
+    pub fn writes(&self) -> Writes {
+        let pending = self.live.as_ref().map_or(0, Live::pending_stores);
+        Writes { syscalls: sys::write_syscalls(), stores: stores() + pending }
+    }
+
+    pub(crate) fn live(&mut self) -> Result<&mut Live> {
+        self.live.as_mut().ok_or_else(not_prepared)
+    }
+
+    pub(crate) fn programs(&self) -> Result<&Programs> {
+        self.programs.as_ref().ok_or_else(not_prepared)
+    }
+
+    pub(crate) fn standby(&self) -> Side {
+        self.live.as_ref().map_or(Side::B, |live| live.word.get().side.other())
+    }
+
+    /// Makes sure that no program can still hold the standby side.
+    pub(crate) fn ensure_quiet(&mut self) -> Result<()> {
+        if self.quiet {
+            return Ok(());
+        }
+        if self.barrier.is_none() {
+            self.barrier =
+                Some(Barrier::new().map_err(|cause| failed("making", "the map that grace waits on", cause))?);
+        }
+        if let Some(barrier) = &self.barrier {
+            barrier.wait().map_err(|cause| failed("waiting", "for running programs to end", cause))?;
+        }
+        self.quiet = true;
+        Ok(())
+    }
+
+    pub(crate) fn forget_barrier(&mut self) {
+        self.barrier = None;
+    }
+
+    /// Moves the programs' clock: the simulated hours of a test.
+    pub fn set_clock_offset(&mut self, jiffies: u64) -> Result<()> {
+        self.live()?.word.set_clock_offset(jiffies);
+        Ok(())
+    }
+}
+
+pub(crate) fn not_prepared() -> DatapathError {
+    DatapathError::Failed { doing: "using", what: "the tables".to_owned(), cause: "they are not made yet".to_owned() }
+}
+
+/// Those of the ids that are tables of Weir.
+fn maps_by_id(mut ids: Vec<u32>) -> std::io::Result<Vec<Map>> {
+    ids.sort_unstable();
+    ids.dedup();
+    let mut maps = Vec::new();
+    for id in ids {
+        match Map::by_id(id) {
+            Ok(map) if map.name().starts_with("wr_") => maps.push(map),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(maps)
+}
+
+impl Datapath for Kernel {
+    fn facts(&mut self, netns: &[String]) -> Result<NodeFacts> {
+        let links = self.netlink.links().map_err(netlink)?;
+        let mut interfaces: Vec<InterfaceFacts> = links
+            .iter()
+            .map(|link| InterfaceFacts {
+                name: InterfaceName(link.name.as_str().into()),
+                ifindex: link.ifindex,
+                kind: link.kind.clone(),
+                loopback: link.loopback,
+                ours: wiring::is_ours(link),
+            })
+            .collect();
+        interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+        let loopback = |ifindex| links.iter().any(|link| link.ifindex == ifindex && link.loopback);
+        let mut addresses: Vec<_> = self
+            .netlink
+            .addresses()
+            .map_err(netlink)?
+            .into_iter()
+            .filter(|place| place.scope == Scope::Global && !loopback(place.ifindex))
+            .map(|place| place.address)
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let netns =
+            netns.iter().map(|netns| NetnsFacts { netns: netns.clone(), exists: netns_exists(netns) }).collect();
+        Ok(NodeFacts { interfaces, addresses, netns, tcx: crate::doctor::has_tcx() })
+    }
+
+    fn observe(&mut self) -> Result<Option<Observed>> {
+        self.find()?;
+        self.observe_all()
+    }
+
+    fn generation(&mut self) -> Result<Option<Generation>> {
+        Ok(self.live.as_ref().map(|live| live.word.get()))
+    }
+
+    fn prepare(&mut self, tables: &Tables, capacity: &Capacity) -> Result<()> {
+        self.prepare_all(tables, capacity)
+    }
+
+    fn build(&mut self, delta: &WiringDelta) -> Result<()> {
+        self.build_all(delta)
+    }
+
+    fn stage(&mut self, delta: &TablesDelta) -> Result<()> {
+        self.stage_all(delta)
+    }
+
+    fn flip(&mut self) -> Result<Generation> {
+        // The side that goes live was staged after the last grace; one that was not must be quiet all the same.
+        self.ensure_quiet()?;
+        let live = self.live()?;
+        let next = live.word.get().flipped();
+        live.word.set(next);
+        self.quiet = false;
+        Ok(next)
+    }
+
+    fn grace(&mut self) -> Result<()> {
+        self.ensure_quiet()
+    }
+
+    fn tear(&mut self, delta: &WiringDelta) -> Result<()> {
+        self.tear_all(delta)
+    }
+}

@@ -1,0 +1,290 @@
+//! The tables as they are in the kernel: found again, made, made larger.
+use std::{io, path::Path};
+
+use weir_abi::{KernelTable, PrefilterClass, Settings, runtime_tables, sided_tables};
+use weir_plan::Capacity;
+
+use crate::{
+    error::{Result, failed},
+    generation::{Word, first},
+    maps::{Map, kernel_name, spec},
+    pins::Pins,
+    sided::{ArrayTable, MappedTable, Sided, TreeTable},
+    sys,
+};
+
+/// Every table. One that is missing or of the wrong shape is `None` until it is made again.
+#[derive(Debug)]
+pub struct Live {
+    pub settings: Option<ArrayTable<Settings>>,
+    pub interfaces: Option<Sided>,
+    pub endpoints: Option<Sided>,
+    pub ipcache: Option<TreeTable>,
+    pub subjects: Option<Sided>,
+    pub policy: Option<Sided>,
+    pub prefilter: Option<TreeTable>,
+    pub classes: Option<ArrayTable<PrefilterClass>>,
+    pub runtime: Map,
+    pub word: Word,
+    pub conntrack_tcp: Option<Map>,
+    pub conntrack_other: Option<Map>,
+    pub fragments: Option<Map>,
+    pub metrics: Option<Map>,
+    pub rule_counters: Option<Map>,
+    pub trace: Option<Map>,
+    pub events: Option<Map>,
+}
+
+/// The least size of each table, in entries.
+const SETTINGS: usize = 1;
+const HASH: usize = 256;
+pub const LINES: usize = 1 << 10;
+const CLASSES: usize = 64;
+
+/// Sizes are powers of two, so that a table grows rarely.
+pub fn class(entries: usize, least: usize) -> u32 {
+    entries.max(least).next_power_of_two().min(1 << 30) as u32
+}
+
+pub fn table(name: &str) -> &'static KernelTable {
+    sided_tables()
+        .iter()
+        .chain(runtime_tables())
+        .find(|table| table.name == name)
+        .unwrap_or_else(|| unreachable!("the ABI lists every table that this crate names: {name}"))
+}
+
+pub fn table_names() -> Vec<&'static str> {
+    sided_tables().iter().chain(runtime_tables()).map(|table| table.name).collect()
+}
+
+/// CPUs that the machine could have: per-CPU tables have a slot for each.
+pub fn possible_cpus() -> u32 {
+    aya::util::nr_cpus().unwrap_or(1) as u32
+}
+
+/// Finds maps: first among those that `used` (the maps of programs) names, then at the pin.
+pub struct Finder<'a> {
+    pub pins: &'a Pins,
+    pub used: Vec<Map>,
+    /// Whether every table was found at its pin, and is the one that programs use.
+    pub pinned: bool,
+}
+
+impl Finder<'_> {
+    fn find<T>(&mut self, name: &'static str, open: impl Fn(Map) -> io::Result<Option<T>>) -> io::Result<Option<T>> {
+        let pinned = Map::pinned(&self.pins.table(name))?;
+        let kernel_name = kernel_name(name);
+        let mut found = None;
+        for at in 0..self.used.len() {
+            if self.used[at].name() != kernel_name {
+                continue;
+            }
+            let id = self.used[at].id();
+            if let Some(table) = open(Map::by_id(id)?)? {
+                self.pinned &= pinned.as_ref().is_some_and(|map| map.id() == id);
+                found = Some(table);
+                break;
+            }
+        }
+        if found.is_none()
+            && let Some(map) = pinned
+        {
+            found = open(map)?;
+        }
+        self.pinned &= found.is_some();
+        Ok(found)
+    }
+
+    fn sided(&mut self, name: &'static str) -> io::Result<Option<Sided>> {
+        self.find(name, |map| Sided::open(table(name), map))
+    }
+
+    fn single(&mut self, name: &'static str) -> io::Result<Option<Map>> {
+        self.find(name, |map| Ok(map.fits(&spec(table(name), 0)).then_some(map)))
+    }
+
+    fn mapped<T: MappedTable>(&mut self, name: &'static str) -> io::Result<Option<T>> {
+        self.sided(name)?.map(T::of).transpose()
+    }
+}
+
+impl Live {
+    /// The tables that are there; `None` without a generation word: nothing that is there can be ours then.
+    pub fn open(finder: &mut Finder<'_>) -> io::Result<Option<Self>> {
+        let Some(runtime) = finder.single("RUNTIME")? else { return Ok(None) };
+        Ok(Some(Self {
+            settings: finder.mapped("SETTINGS")?,
+            interfaces: finder.sided("INTERFACES")?,
+            endpoints: finder.sided("ENDPOINTS")?,
+            ipcache: finder.mapped("IPCACHE")?,
+            subjects: finder.sided("SUBJECTS")?,
+            policy: finder.sided("POLICY")?,
+            prefilter: finder.mapped("PREFILTER")?,
+            classes: finder.mapped("PREFILTER_CLASSES")?,
+            word: Word::new(&runtime)?,
+            runtime,
+            conntrack_tcp: finder.single("CONNTRACK_TCP")?,
+            conntrack_other: finder.single("CONNTRACK_OTHER")?,
+            fragments: finder.single("FRAGMENTS")?,
+            metrics: finder.single("METRICS")?,
+            rule_counters: finder.single(weir_abi::RULE_COUNTERS)?,
+            trace: finder.single("TRACE")?,
+            events: finder.single("EVENTS")?,
+        }))
+    }
+
+    /// A new generation word and no table yet. Conntrack, which speaks of epochs, is made anew with it.
+    pub fn cold() -> io::Result<Self> {
+        let runtime = Map::create("RUNTIME", &spec(table("RUNTIME"), 1), None)?;
+        let word = Word::new(&runtime)?;
+        word.set(first());
+        Ok(Self {
+            settings: None,
+            interfaces: None,
+            endpoints: None,
+            ipcache: None,
+            subjects: None,
+            policy: None,
+            prefilter: None,
+            classes: None,
+            runtime,
+            word,
+            conntrack_tcp: None,
+            conntrack_other: None,
+            fragments: None,
+            metrics: None,
+            rule_counters: None,
+            trace: None,
+            events: None,
+        })
+    }
+
+    /// Makes what is missing. Whether anything was.
+    pub fn complete(&mut self, need: &Need) -> io::Result<bool> {
+        let mut made = false;
+        let mut hash = |place: &mut Option<Sided>, name, entries| -> io::Result<()> {
+            if place.is_none() {
+                *place = Some(Sided::create(table(name), class(entries, HASH))?);
+                made = true;
+            }
+            Ok(())
+        };
+        hash(&mut self.interfaces, "INTERFACES", need.interfaces)?;
+        hash(&mut self.endpoints, "ENDPOINTS", need.endpoints)?;
+        hash(&mut self.subjects, "SUBJECTS", need.subjects)?;
+        hash(&mut self.policy, "POLICY", need.policy)?;
+        made |= fill(&mut self.settings, || MappedTable::create(table("SETTINGS"), SETTINGS as u32))?;
+        made |= fill(&mut self.ipcache, || MappedTable::create(table("IPCACHE"), class(need.ipcache, LINES)))?;
+        made |= fill(&mut self.prefilter, || MappedTable::create(table("PREFILTER"), class(need.prefilter, LINES)))?;
+        made |=
+            fill(&mut self.classes, || MappedTable::create(table("PREFILTER_CLASSES"), class(need.classes, CLASSES)))?;
+        made |= fill(&mut self.conntrack_tcp, || single("CONNTRACK_TCP", need.capacity.conntrack_tcp))?;
+        made |= fill(&mut self.conntrack_other, || single("CONNTRACK_OTHER", need.capacity.conntrack_other))?;
+        made |= fill(&mut self.fragments, || single("FRAGMENTS", need.capacity.fragments))?;
+        made |= fill(&mut self.metrics, || single("METRICS", 0))?;
+        made |= fill(&mut self.rule_counters, || rule_counters(need.capacity.rules))?;
+        made |= fill(&mut self.trace, || single("TRACE", 0))?;
+        made |= fill(&mut self.events, || single("EVENTS", 0))?;
+        Ok(made)
+    }
+
+    /// Every map that has a pin, by table.
+    pub fn maps(&self) -> Vec<(&'static str, &Map)> {
+        let mut maps: Vec<(&'static str, &Map)> = vec![("RUNTIME", &self.runtime)];
+        for sided in self.sided() {
+            maps.push((sided.table.name, &sided.outer));
+        }
+        for (name, map) in [
+            ("CONNTRACK_TCP", &self.conntrack_tcp),
+            ("CONNTRACK_OTHER", &self.conntrack_other),
+            ("FRAGMENTS", &self.fragments),
+            ("METRICS", &self.metrics),
+            (weir_abi::RULE_COUNTERS, &self.rule_counters),
+            ("TRACE", &self.trace),
+            ("EVENTS", &self.events),
+        ] {
+            maps.extend(map.as_ref().map(|map| (name, map)));
+        }
+        maps
+    }
+
+    /// The tables with two sides.
+    pub fn sided(&self) -> Vec<&Sided> {
+        let hashes = [&self.interfaces, &self.endpoints, &self.subjects, &self.policy];
+        let mut tables: Vec<&Sided> = hashes.into_iter().flatten().collect();
+        tables.extend(self.settings.as_ref().map(MappedTable::sided));
+        tables.extend(self.ipcache.as_ref().map(MappedTable::sided));
+        tables.extend(self.prefilter.as_ref().map(MappedTable::sided));
+        tables.extend(self.classes.as_ref().map(MappedTable::sided));
+        tables
+    }
+
+    /// Pins every map that is not the one at its pin.
+    pub fn pin(&self, pins: &Pins) -> Result<()> {
+        for (name, map) in self.maps() {
+            let path = pins.table(name);
+            let there = Map::pinned(&path).map_err(|cause| failed("opening the pin", path.display(), cause))?;
+            if there.is_none_or(|there| there.id() != map.id()) {
+                pin(map, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn capacity(&self) -> Capacity {
+        let entries = |map: &Option<Map>| map.as_ref().map_or(0, Map::entries);
+        Capacity {
+            conntrack_tcp: entries(&self.conntrack_tcp),
+            conntrack_other: entries(&self.conntrack_other),
+            fragments: entries(&self.fragments),
+            rules: self.rules(),
+        }
+    }
+
+    /// Rules that the counters have room for.
+    pub fn rules(&self) -> u32 {
+        self.rule_counters.as_ref().map_or(0, Map::entries) / possible_cpus()
+    }
+
+    pub fn pending_stores(&self) -> u64 {
+        self.settings.as_ref().map_or(0, MappedTable::pending_stores)
+            + self.ipcache.as_ref().map_or(0, MappedTable::pending_stores)
+            + self.prefilter.as_ref().map_or(0, MappedTable::pending_stores)
+            + self.classes.as_ref().map_or(0, MappedTable::pending_stores)
+    }
+}
+
+/// What the tables must hold, in entries.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    pub interfaces: usize,
+    pub endpoints: usize,
+    pub subjects: usize,
+    pub policy: usize,
+    pub ipcache: usize,
+    pub prefilter: usize,
+    pub classes: usize,
+    pub capacity: Capacity,
+}
+
+pub fn single(name: &'static str, entries: u32) -> io::Result<Map> {
+    Map::create(name, &spec(table(name), entries), None)
+}
+
+/// Room for `rules` on every possible CPU.
+pub fn rule_counters(rules: u32) -> io::Result<Map> {
+    single(weir_abi::RULE_COUNTERS, class(rules as usize, 1024) * possible_cpus())
+}
+
+fn fill<T>(place: &mut Option<T>, make: impl FnOnce() -> io::Result<T>) -> io::Result<bool> {
+    if place.is_some() {
+        return Ok(false);
+    }
+    *place = Some(make()?);
+    Ok(true)
+}
+
+fn pin(map: &Map, path: &Path) -> Result<()> {
+    sys::pin_replace(std::os::fd::AsFd::as_fd(map), path).map_err(|cause| failed("pinning", path.display(), cause))
+}

@@ -1,0 +1,76 @@
+//! Reading everything back.
+use std::{collections::BTreeMap, sync::Arc};
+
+use weir_abi::{
+    Address, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, Side, SubjectInfo,
+};
+use weir_plan::{InterfaceName, Observed, Table, Tables};
+
+use crate::{
+    error::{Result, entry, netlink},
+    hash,
+    kernel::Kernel,
+    sided::Sided,
+    stage::{ip_of, unnamed},
+    sys::{Plain, zeroed},
+};
+
+impl Kernel {
+    pub(crate) fn observe_all(&mut self) -> Result<Option<Observed>> {
+        if self.live.is_none() {
+            return Ok(None);
+        }
+        let links = self.netlink.links().map_err(netlink)?;
+        let names: BTreeMap<u32, InterfaceName> =
+            links.iter().map(|link| (link.ifindex, InterfaceName(link.name.as_str().into()))).collect();
+        let sides = [self.observe_side(Side::A, &names)?, self.observe_side(Side::B, &names)?];
+        let [a, b] = sides;
+        let a = Arc::new(a);
+        // Mostly both are the same: one copy then.
+        let b = if *a == b { a.clone() } else { Arc::new(b) };
+        let wiring = self.observe_wiring(&links)?;
+        let live = self.live()?;
+        Ok(Some(Observed { generation: live.word.get(), sides: [a, b], wiring, capacity: live.capacity() }))
+    }
+
+    fn observe_side(&mut self, side: Side, names: &BTreeMap<u32, InterfaceName>) -> Result<Tables> {
+        let live = self.live()?;
+        let mut tables = Tables::default();
+        if let Some(table) = &live.settings {
+            let settings: Settings = table.side(side).get(0);
+            if settings != zeroed() {
+                tables.settings.insert(0, settings);
+            }
+        }
+        if let Some(table) = &live.classes {
+            let table = table.side(side);
+            let none = PrefilterClass::default();
+            tables.classes = (1..table.len())
+                .map(|index| (index as u32, table.get(index)))
+                .filter(|(_, class)| *class != none)
+                .collect();
+        }
+        if let Some(table) = &mut live.ipcache {
+            (tables.ipcache4, tables.ipcache6) = table.read(side);
+        }
+        if let Some(table) = &mut live.prefilter {
+            (tables.prefilter4, tables.prefilter6) = table.read(side);
+        }
+        let interfaces = read::<u32, InterfaceInfo>(live.interfaces.as_ref(), side)?;
+        tables.endpoints = read::<Address, EndpointInfo>(live.endpoints.as_ref(), side)?
+            .into_iter()
+            .map(|(address, info)| (ip_of(&address), info))
+            .collect();
+        tables.subjects = Table::from_unsorted(read::<u32, SubjectInfo>(live.subjects.as_ref(), side)?);
+        tables.policy = Table::from_unsorted(read::<PolicyKey, PolicyEntry>(live.policy.as_ref(), side)?);
+        let name = |index: u32| names.get(&index).cloned().unwrap_or_else(|| unnamed(index));
+        self.names[side.index() as usize] = interfaces.iter().map(|(index, _)| (name(*index), *index)).collect();
+        tables.interfaces = interfaces.into_iter().map(|(index, info)| (name(index), info)).collect();
+        Ok(tables)
+    }
+}
+
+fn read<K: Plain + Ord, V: Plain>(sided: Option<&Sided>, side: Side) -> Result<Vec<(K, V)>> {
+    let Some(sided) = sided else { return Ok(Vec::new()) };
+    hash::read(sided.side(side)).map_err(|cause| entry("reading from", sided.table.name, "all entries", cause))
+}

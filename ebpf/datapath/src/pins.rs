@@ -1,0 +1,121 @@
+//! Where everything is pinned: `<pin-dir>/<abi hash>/<TABLE>`, `<pin-dir>/<abi hash>/programs/<n>-<object>/<program>`
+//! and `<pin-dir>/links/`. Pins are replaced by rename, never removed first.
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+use weir_abi::{ABI_VERSION, KernelTable, runtime_tables, sided_tables};
+use weir_plan::DatapathError;
+
+use crate::error::{Result, failed};
+
+#[derive(Clone, Debug)]
+pub struct Pins {
+    base: PathBuf,
+    root: PathBuf,
+}
+
+/// `BPF_FS_MAGIC`.
+const BPF_FS: i64 = 0xcafe_4a11;
+
+impl Pins {
+    pub fn new(base: PathBuf) -> Self {
+        let root = base.join(abi_hash());
+        Self { base, root }
+    }
+
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn table(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
+    pub fn links(&self) -> PathBuf {
+        self.base.join("links")
+    }
+
+    /// Whether the pin directory, or the nearest directory above it that exists, is in a BPF file system.
+    pub fn check(&self) -> Result<()> {
+        let mut place = self.base.as_path();
+        loop {
+            match nix::sys::statfs::statfs(place) {
+                Ok(stat) if stat.filesystem_type().0 == BPF_FS => return Ok(()),
+                Ok(_) => {
+                    let path = self.base.parent().unwrap_or(&self.base).display().to_string();
+                    return Err(DatapathError::NoBpffs { path });
+                }
+                Err(nix::errno::Errno::ENOENT) => {}
+                Err(errno) => return Err(failed("looking at", place.display(), errno.into())),
+            }
+            let Some(parent) = place.parent() else {
+                return Err(DatapathError::NoBpffs { path: self.base.display().to_string() });
+            };
+            place = parent;
+        }
+    }
+
+    pub fn make(&self) -> Result<()> {
+        self.check()?;
+        fs::create_dir_all(self.programs()).map_err(|cause| failed("creating", self.programs().display(), cause))
+    }
+
+    /// Directories of other ABIs: what an older or newer Weir left.
+    pub fn others(&self) -> io::Result<Vec<PathBuf>> {
+        let links = self.links();
+        Ok(entries(&self.base)?.into_iter().filter(|path| *path != self.root && *path != links).collect())
+    }
+}
+
+/// The entries of a directory, sorted; none where it is not there.
+pub fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = match fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    found.sort();
+    Ok(found)
+}
+
+/// Removes a directory of pins and all that is in it.
+pub fn remove_tree(directory: &Path) -> io::Result<()> {
+    for path in entries(directory)? {
+        if fs::symlink_metadata(&path)?.is_dir() { remove_tree(&path)? } else { fs::remove_file(&path)? }
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Changes whenever a program of this build could not work with tables of another.
+pub fn abi_hash() -> String {
+    let mut hash = Sha256::new();
+    hash.update(ABI_VERSION.to_le_bytes());
+    let mut table = |table: &KernelTable| {
+        hash.update(table.name.as_bytes());
+        hash.update([0, table.kind as u8]);
+        for number in [table.key_size, table.value_size, table.max_entries] {
+            hash.update(number.to_le_bytes());
+        }
+    };
+    sided_tables().iter().for_each(&mut table);
+    runtime_tables().iter().for_each(&mut table);
+    hex(&hash.finalize()[..8])
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,231 @@
+//! Making tables, making them larger, and swapping programs in, without losing a packet.
+use std::os::fd::AsFd as _;
+
+use weir_abi::{
+    ConntrackEntry, ConntrackKey, Counter, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, SubjectInfo,
+};
+use weir_plan::{Capacity, Tables};
+
+use crate::{
+    error::{Result, attach, failed, netlink},
+    hash,
+    kernel::Kernel,
+    live::{Live, Need, class, possible_cpus, rule_counters, single, table_names},
+    mapped::Mapped,
+    maps::Map,
+    prefix_tree::lines_estimate,
+    programs::{Globals, Programs, measure_hz},
+    sided::{MappedTable, Sided},
+    sys::{self, Batch, Plain},
+};
+
+impl Need {
+    fn of(tables: &Tables, capacity: &Capacity) -> Self {
+        Self {
+            interfaces: tables.interfaces.len(),
+            endpoints: tables.endpoints.len(),
+            subjects: tables.subjects.len(),
+            policy: tables.policy.len(),
+            ipcache: lines_estimate(tables.ipcache4.len(), tables.ipcache6.len()),
+            prefilter: lines_estimate(tables.prefilter4.len(), tables.prefilter6.len()),
+            classes: tables.classes.as_slice().last().map_or(0, |(class, _)| *class as usize + 1),
+            capacity: *capacity,
+        }
+    }
+}
+
+impl Kernel {
+    pub(crate) fn prepare_all(&mut self, tables: &Tables, capacity: &Capacity) -> Result<()> {
+        let need = Need::of(tables, capacity);
+        let making = |cause| failed("making", "the tables", cause);
+        let mut changed = !self.current || !self.pinned;
+        if self.live.is_none() {
+            self.pins.make()?;
+            self.live = Some(Live::cold().map_err(making)?);
+            changed = true;
+        }
+        changed |= self.live()?.complete(&need).map_err(making)?;
+        self.grow_hashes(&need)?;
+        let (grown, former) = self.grow_arrays(&need)?;
+        if changed || grown {
+            self.reload()?;
+            // What traffic wrote to the former tables while the programs were swapped.
+            for (from, to) in former {
+                copy_conntrack(&from, &to).map_err(making)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A hash of the standby side gets a larger inner map; the active side's turn comes when it is standby.
+    fn grow_hashes(&mut self, need: &Need) -> Result<()> {
+        let side = self.standby();
+        let small = |sided: &Option<Sided>, entries: usize| {
+            sided.as_ref().is_some_and(|sided| (sided.entries(side) as usize) < entries)
+        };
+        let live = self.live()?;
+        let grow = [
+            small(&live.interfaces, need.interfaces),
+            small(&live.endpoints, need.endpoints),
+            small(&live.subjects, need.subjects),
+            small(&live.policy, need.policy),
+        ];
+        if !grow.contains(&true) {
+            return Ok(());
+        }
+        self.ensure_quiet()?;
+        let live = self.live()?;
+        let larger = |cause| failed("making larger", "a table", cause);
+        if grow[0] {
+            regrow::<u32, InterfaceInfo>(&mut live.interfaces, side, need.interfaces).map_err(larger)?;
+        }
+        if grow[1] {
+            regrow::<weir_abi::Address, EndpointInfo>(&mut live.endpoints, side, need.endpoints).map_err(larger)?;
+        }
+        if grow[2] {
+            regrow::<u32, SubjectInfo>(&mut live.subjects, side, need.subjects).map_err(larger)?;
+        }
+        if grow[3] {
+            regrow::<PolicyKey, PolicyEntry>(&mut live.policy, side, need.policy).map_err(larger)?;
+        }
+        Ok(())
+    }
+
+    /// Arrays and the tables of traffic are made anew in their new size. Whether any was; and conntrack's former and
+    /// new tables.
+    fn grow_arrays(&mut self, need: &Need) -> Result<(bool, Vec<(Map, Map)>)> {
+        let live = self.live()?;
+        let mut grown = false;
+        let larger = |cause| failed("making larger", "a table", cause);
+        grown |= grow(&mut live.ipcache, need.ipcache).map_err(larger)?;
+        grown |= grow(&mut live.prefilter, need.prefilter).map_err(larger)?;
+        grown |= grow(&mut live.classes, need.classes).map_err(larger)?;
+        if live.rules() < need.capacity.rules {
+            let former = live.rules();
+            let counters = rule_counters(need.capacity.rules).map_err(larger)?;
+            if let Some(old) = live.rule_counters.replace(counters)
+                && let Some(new) = &live.rule_counters
+            {
+                copy_counters(&old, former, new).map_err(larger)?;
+            }
+            grown = true;
+        }
+        let mut former = Vec::new();
+        for (place, name, entries) in [
+            (&mut live.conntrack_tcp, "CONNTRACK_TCP", need.capacity.conntrack_tcp),
+            (&mut live.conntrack_other, "CONNTRACK_OTHER", need.capacity.conntrack_other),
+        ] {
+            let Some(old) = place.as_ref().filter(|map| map.entries() != entries) else { continue };
+            let new = single(name, entries).map_err(larger)?;
+            copy_conntrack(old, &new).map_err(larger)?;
+            if let Some(old) = place.replace(new)
+                && let Some(new) = place
+            {
+                former.push((old, Map::by_id(new.id()).map_err(larger)?));
+            }
+            grown = true;
+        }
+        if live.fragments.as_ref().is_some_and(|map| map.entries() != need.capacity.fragments) {
+            live.fragments = Some(single("FRAGMENTS", need.capacity.fragments).map_err(larger)?);
+            grown = true;
+        }
+        Ok((grown, former))
+    }
+
+    /// Pins the tables, loads the programs against them, and puts these in the place of those that run.
+    pub(crate) fn reload(&mut self) -> Result<()> {
+        self.pins.make()?;
+        let pins = self.pins.clone();
+        let trace = self.options.trace;
+        let live = self.live()?;
+        live.pin(&pins)?;
+        let globals = Globals { rules: live.rules(), hz: measure_hz()?, trace };
+        let mut programs = Programs::load(|name| pins.table(name), &table_names(), globals)?;
+        programs.pin(&pins, trace).map_err(|cause| failed("pinning", "the programs", cause))?;
+        self.programs = Some(programs);
+        self.current = true;
+        self.pinned = true;
+        self.relink()
+    }
+
+    /// Updates, in place, every attachment that runs other programs on our generation word. Those on another word
+    /// (of another ABI) wait until the new tables are live: see `tear`.
+    fn relink(&mut self) -> Result<()> {
+        let links = self.netlink.links().map_err(netlink)?;
+        let attached = self.attacher.attached(&mut self.netlink, &links).map_err(attach)?;
+        let word = self.live()?.runtime.id();
+        for found in attached {
+            let Some(device) = links.iter().find(|link| link.ifindex == found.ifindex) else { continue };
+            let programs = self.programs()?;
+            if programs.info(found.hook).id == found.program || !uses(found.program, word) {
+                continue;
+            }
+            let fd =
+                programs.fd(found.hook).try_clone_to_owned().map_err(|cause| failed("holding", "a program", cause))?;
+            let want = self.attacher.asked(&found);
+            self.attacher.attach(&mut self.netlink, device, found.hook, want, fd.as_fd()).map_err(attach)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a program, by id, uses a map, by id.
+pub(crate) fn uses(program: u32, map: u32) -> bool {
+    sys::prog_by_id(program)
+        .and_then(|program| sys::prog_info(program.as_fd()))
+        .is_ok_and(|info| info.maps.contains(&map))
+}
+
+fn grow<T: MappedTable>(place: &mut Option<T>, entries: usize) -> std::io::Result<bool> {
+    match place {
+        Some(table) if (table.sided().entries(weir_abi::Side::A) as usize) < entries => {
+            *table = table.grown(class(entries, 1))?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn regrow<K: Plain + Ord, V: Plain + PartialEq>(
+    place: &mut Option<Sided>,
+    side: weir_abi::Side,
+    entries: usize,
+) -> std::io::Result<()> {
+    let Some(sided) = place else { return Ok(()) };
+    let content = hash::read::<K, V>(sided.side(side))?;
+    sided.replace(side, class(entries, 1))?;
+    insert_all(sided.side(side), &content)
+}
+
+fn insert_all<K: Plain, V: Plain>(map: &Map, content: &[(K, V)]) -> std::io::Result<()> {
+    let (keys, values): (Vec<K>, Vec<V>) = content.iter().copied().unzip();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    match Batch::of(map).update(&keys, &values).1 {
+        Err(error) if Batch::unsupported(&error) => {}
+        done => return done,
+    }
+    keys.iter().zip(&values).try_for_each(|(key, value)| sys::update(map.as_fd(), key, sys::bytes_of(value)))
+}
+
+/// Entries that the new table does not have yet.
+fn copy_conntrack(from: &Map, to: &Map) -> std::io::Result<()> {
+    let mut content = hash::read::<ConntrackKey, ConntrackEntry>(from)?;
+    let there: std::collections::HashSet<ConntrackKey> =
+        hash::read::<ConntrackKey, ConntrackEntry>(to)?.into_iter().map(|(key, _)| key).collect();
+    content.retain(|(key, _)| !there.contains(key));
+    insert_all(to, &content)
+}
+
+/// Counters are indexed `cpu * rules + rule`, so a table for more rules has another layout.
+fn copy_counters(from: &Map, former: u32, to: &Map) -> std::io::Result<()> {
+    let (from, mut to) = (Mapped::<Counter>::new(from)?, Mapped::<Counter>::new(to)?);
+    let rules = to.len() / possible_cpus() as usize;
+    for cpu in 0..possible_cpus() as usize {
+        for rule in 0..(former as usize).min(rules) {
+            to.set(cpu * rules + rule, from.get(cpu * former as usize + rule));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! The five programs: loaded against the pinned maps, pinned, found again.
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use aya::{
+    EbpfLoader,
+    programs::{Program, ProgramFd, SchedClassifier, Xdp},
+};
+use aya_obj::programs::XdpAttachType;
+use sha2::{Digest, Sha256};
+use weir_plan::{DatapathError, Hook};
+
+use crate::{
+    error::{Result, failed},
+    pins::{Pins, entries, hex, remove_tree},
+    sys::{self, ProgInfo},
+};
+
+/// The object file, as the build script made it.
+static OBJECT: &[u8] = include_bytes_aligned!(env!("WEIR_PROGRAMS"));
+
+/// The eBPF object of this build, aligned as a loader wants it.
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
+/// ELF is read in place, so its start must be aligned.
+macro_rules! include_bytes_aligned {
+    ($path:expr) => {{
+        #[repr(C, align(32))]
+        struct Aligned<T: ?Sized>(T);
+        const ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!($path));
+        &ALIGNED.0
+    }};
+}
+use include_bytes_aligned;
+
+/// What the programs are told when they are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Globals {
+    /// Rules that `RULE_COUNTERS` has room for on each CPU.
+    pub rules: u32,
+    pub hz: u32,
+    /// Whether every run writes the trace cell.
+    pub trace: bool,
+}
+
+/// All programs of one load.
+#[derive(Debug)]
+pub struct Programs {
+    loaded: Vec<(Hook, OwnedFd, ProgInfo)>,
+    /// Where they are pinned.
+    directory: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Loads the object. `table` says where each map is pinned.
+    pub fn load(table: impl Fn(&str) -> PathBuf, names: &[&'static str], globals: Globals) -> Result<Self> {
+        let object = |cause: &dyn std::fmt::Display| DatapathError::Failed {
+            doing: "loading",
+            what: "the eBPF object".to_owned(),
+            cause: cause.to_string(),
+        };
+        let (rules, hz, trace) = (globals.rules, globals.hz, u32::from(globals.trace));
+        let mut loader = EbpfLoader::new();
+        // No program relocates against the kernel's own types: its BTF need not be read.
+        loader.btf(None);
+        for name in names {
+            loader.map_pin_path(name, table(name));
+        }
+        loader.override_global("RULES", &rules, true);
+        loader.override_global("HZ", &hz, true);
+        loader.override_global("TRACING", &trace, true);
+        let mut ebpf = loader.load(OBJECT).map_err(|cause| object(&chain(&cause)))?;
+        let mut loaded = Vec::new();
+        for hook in Hook::ALL {
+            let name = hook.program();
+            let refused = |cause: &dyn std::error::Error| DatapathError::Failed {
+                doing: "loading the program",
+                what: name.to_owned(),
+                cause: chain(cause),
+            };
+            let program = ebpf.program_mut(name).ok_or_else(|| object(&format!("it has no program {name}")))?;
+            let fd = match program {
+                Program::Xdp(program) => program.load().and_then(|()| program.fd()?.try_clone().map_err(Into::into)),
+                Program::SchedClassifier(program) => {
+                    program.load().and_then(|()| program.fd()?.try_clone().map_err(Into::into))
+                }
+                _ => return Err(object(&format!("{name} is of another type"))),
+            }
+            .map_err(|cause| refused(&cause))?;
+            let fd = fd.as_fd().try_clone_to_owned().map_err(|cause| failed("holding", name, cause))?;
+            let info = sys::prog_info(fd.as_fd()).map_err(|cause| failed("asking after", name, cause))?;
+            loaded.push((hook, fd, info));
+        }
+        Ok(Self { loaded, directory: None })
+    }
+
+    /// The newest complete set of pinned programs, and whether it is this build's, with or without tracing as asked.
+    pub fn pinned(pins: &Pins, trace: bool) -> io::Result<Option<(Self, bool)>> {
+        for directory in sets(pins)?.into_iter().rev() {
+            if let Some(programs) = Self::open(&directory)? {
+                let current = directory.file_name().is_some_and(|name| {
+                    name.to_str()
+                        .is_some_and(|name| name.split_once('-').is_some_and(|(_, set)| set == set_name(trace)))
+                });
+                return Ok(Some((programs, current)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn open(directory: &Path) -> io::Result<Option<Self>> {
+        let mut loaded = Vec::new();
+        for hook in Hook::ALL {
+            let fd = match sys::pin_get(&directory.join(hook.program())) {
+                Ok(fd) => fd,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if !sys::is_prog(fd.as_fd())? {
+                return Ok(None);
+            }
+            let info = sys::prog_info(fd.as_fd())?;
+            loaded.push((hook, fd, info));
+        }
+        Ok(Some(Self { loaded, directory: Some(directory.to_owned()) }))
+    }
+
+    /// Pins the set under the next number, and only then forgets the former ones: at every moment a whole set is
+    /// pinned.
+    pub fn pin(&mut self, pins: &Pins, trace: bool) -> io::Result<()> {
+        let former = sets(pins)?;
+        let number = former.last().map_or(1, |last| number(last) + 1);
+        let directory = pins.programs().join(format!("{number:08}-{}", set_name(trace)));
+        fs::create_dir(&directory)?;
+        for (hook, fd, _) in &self.loaded {
+            sys::pin_replace(fd.as_fd(), &directory.join(hook.program()))?;
+        }
+        self.directory = Some(directory);
+        former.iter().try_for_each(|directory| remove_tree(directory))
+    }
+
+    /// A program as aya holds it: what a program array takes.
+    pub fn aya_fd(&self, hook: Hook) -> Result<ProgramFd> {
+        let name = hook.program();
+        let refused = |cause: &dyn std::error::Error| DatapathError::Failed {
+            doing: "opening the program",
+            what: name.to_owned(),
+            cause: chain(cause),
+        };
+        let pin = self.directory.as_ref().ok_or_else(crate::kernel::not_prepared)?.join(name);
+        let fd = if hook == Hook::XdpIngress {
+            let program = Xdp::from_pin(&pin, XdpAttachType::Interface).map_err(|cause| refused(&cause))?;
+            program.fd().map_err(|cause| refused(&cause))?.try_clone()
+        } else {
+            let program = SchedClassifier::from_pin(&pin).map_err(|cause| refused(&cause))?;
+            program.fd().map_err(|cause| refused(&cause))?.try_clone()
+        };
+        fd.map_err(|cause| refused(&cause))
+    }
+
+    pub fn fd(&self, hook: Hook) -> BorrowedFd<'_> {
+        self.entry(hook).1.as_fd()
+    }
+
+    pub fn info(&self, hook: Hook) -> &ProgInfo {
+        &self.entry(hook).2
+    }
+
+    fn entry(&self, hook: Hook) -> &(Hook, OwnedFd, ProgInfo) {
+        let at = Hook::ALL.iter().position(|other| *other == hook).unwrap_or_default();
+        &self.loaded[at]
+    }
+
+    /// Ids of every map that some program uses.
+    pub fn maps(&self) -> impl Iterator<Item = u32> {
+        self.loaded.iter().flat_map(|(_, _, info)| info.maps.iter().copied())
+    }
+}
+
+/// Directories of program sets, oldest first.
+fn sets(pins: &Pins) -> io::Result<Vec<PathBuf>> {
+    let mut sets = entries(&pins.programs())?;
+    sets.sort_by_key(|path| number(path));
+    Ok(sets)
+}
+
+fn number(directory: &Path) -> u64 {
+    let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Names a build of the programs.
+fn set_name(trace: bool) -> String {
+    let digest = hex(&Sha256::digest(OBJECT)[..8]);
+    if trace { format!("{digest}t") } else { digest }
+}
+
+/// An error with its causes: the verifier's log is in one of them.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Jiffies a second. User space is told another number (`USER_HZ`), so ticks are timed.
+pub fn measure_hz() -> Result<u32> {
+    const TICKS: u32 = 4;
+    let measured = || -> io::Result<Option<u32>> {
+        let program = sys::jiffies_program()?;
+        let now = || sys::test_run(program.as_fd(), &[0; 64], &[], 1).map(|run| run.retval);
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let edge = |ticks: u32| -> io::Result<Option<Instant>> {
+            let start = now()?;
+            while Instant::now() < deadline {
+                if now()?.wrapping_sub(start) >= ticks {
+                    return Ok(Some(Instant::now()));
+                }
+            }
+            Ok(None)
+        };
+        let (Some(first), Some(last)) = (edge(1)?, edge(TICKS)?) else { return Ok(None) };
+        let hz = f64::from(TICKS) / (last - first).as_secs_f64();
+        let nearest = [100u32, 250, 300, 1000]
+            .into_iter()
+            .min_by(|a, b| (f64::from(*a) / hz).ln().abs().total_cmp(&(f64::from(*b) / hz).ln().abs()));
+        Ok(nearest)
+    };
+    match measured() {
+        Ok(Some(hz)) => Ok(hz),
+        Ok(None) => Err(DatapathError::Failed {
+            doing: "measuring",
+            what: "jiffies a second".to_owned(),
+            cause: "they stand still".to_owned(),
+        }),
+        Err(cause) => Err(failed("measuring", "jiffies a second", cause)),
+    }
+}
