@@ -280,12 +280,14 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         memory: &Memory,
         applied: &Snapshot,
     ) -> Result<Option<Arc<Tables>>, Error> {
-        if head.epoch == Generation::FIRST.flipped().epoch {
+        let history = self.store.history(HISTORY_FOR_STANDBY)?;
+        let mut earlier =
+            history.into_iter().filter(|commit| commit.boot_id == head.boot_id && commit.epoch < head.epoch).peekable();
+        if earlier.peek().is_none() {
+            // The first flip since the kernel was empty.
             return Ok(Some(Arc::default()));
         }
-        let mut history = self.store.history(HISTORY_FOR_STANDBY)?.into_iter();
-        let before = history.find(|commit| commit.boot_id == head.boot_id && commit.epoch + 1 == head.epoch);
-        let Some(before) = before else { return Ok(None) };
+        let Some(before) = earlier.find(|commit| commit.epoch + 1 == head.epoch) else { return Ok(None) };
         if before.files == head.files && before.node == head.node {
             return Ok(Some(applied.compiled.tables.clone()));
         }

@@ -24,6 +24,7 @@ mod error;
 mod guard;
 mod handle;
 mod inspect;
+mod inspect_kernel;
 mod links;
 mod manifests;
 mod place;

@@ -81,7 +81,21 @@ pub struct ObjectDocument {
 
 impl std::fmt::Display for ObjectDocument {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            return write!(f, "{} {}", self.kind, self.name);
+        }
         write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+impl ObjectDocument {
+    /// `endpoint/default/web`
+    pub fn name(&self) -> String {
+        let kind = self.kind.to_lowercase();
+        if self.namespace.is_empty() {
+            return format!("{kind}/{}", self.name);
+        }
+        format!("{kind}/{}/{}", self.namespace, self.name)
     }
 }
 
@@ -272,7 +286,7 @@ fn object(change: &ObjectChange, node: &str) -> ObjectDocument {
         || ObjectDocument {
             api_version: "weir/v1alpha1".into(),
             kind: "Node".into(),
-            namespace: "default".into(),
+            namespace: "".into(),
             name: node.into(),
         },
         ObjectDocument::from,

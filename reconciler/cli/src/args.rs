@@ -1,0 +1,204 @@
+//! Every verb and flag: help and completions come from here.
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// GitOps for the Linux network datapath: manifests in, eBPF prefilter, firewall and policy out, in one atomic flip.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "\
+Exit codes: diff: 0 none, 1 change or drift, above 1 error. Others: 0 done or nothing to do, 1 failed at run time,
+64 usage, 65 invalid manifests, overflow or guard, 66 source unreadable, 69 agent unreachable, 75 another writer or
+a foreign XDP program, 77 missing capability, 78 kernel, bpffs, cgroup2 or BTF missing.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Where the history and the identities are kept
+    #[arg(long, global = true, env = "WEIR_STATE_DIR", default_value = "/var/lib/weir", value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// Where tables and links are pinned; must be below a bpffs
+    #[arg(long, global = true, env = "WEIR_PIN_DIR", default_value = "/sys/fs/bpf/weir", value_name = "DIR")]
+    pub pin_dir: PathBuf,
+    /// The agent's socket
+    #[arg(long, global = true, env = "WEIR_SOCKET", default_value = "/run/weir/agent.sock", value_name = "PATH")]
+    pub socket: PathBuf,
+    /// The node that this is; the host name by default
+    #[arg(long, global = true, env = "WEIR_NODE", value_name = "NAME")]
+    pub node: Option<String>,
+    /// How to print
+    #[arg(short, long, global = true, env = "WEIR_OUTPUT", default_value = "text", value_name = "FORMAT")]
+    pub output: Format,
+    /// How long the agent may take to answer
+    #[arg(long, global = true, env = "WEIR_TIMEOUT", default_value = "1m", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
+    /// How to write the log, on standard error
+    #[arg(long, global = true, env = "WEIR_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// What to log: error, warn, info, debug, trace, or filters such as `weir_agent=debug`
+    #[arg(long, global = true, env = "WEIR_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+    Yaml,
+    Name,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The whole desired state: what it lacks is deleted.
+#[derive(Args, Clone, Debug)]
+pub struct SourceArgs {
+    /// A directory (read recursively) or a manifest; repeatable; `-` is standard input
+    #[arg(short = 'f', long = "filename", value_name = "PATH", env = "WEIR_FILENAME")]
+    pub filenames: Vec<String>,
+    /// The same as a source: `dir:PATH`
+    #[arg(long, value_name = "SOURCE", env = "WEIR_SOURCE", conflicts_with = "filenames")]
+    pub source: Option<String>,
+    /// Skip objects of other systems' groups instead of refusing them
+    #[arg(long, env = "WEIR_IGNORE_FOREIGN")]
+    pub ignore_foreign: bool,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub struct AllowArgs {
+    /// Delete everything of a kind, or over half of ten or more objects
+    #[arg(long)]
+    pub allow_mass_delete: bool,
+    /// Cut established TCP sessions to this host
+    #[arg(long)]
+    pub allow_lockout: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Check manifests; touches nothing
+    Validate {
+        #[command(flatten)]
+        source: SourceArgs,
+    },
+    /// Show what apply would change, and what drifted; exits 1 if there is anything
+    Diff {
+        #[command(flatten)]
+        source: SourceArgs,
+    },
+    /// As diff, and exits 0
+    Plan {
+        #[command(flatten)]
+        source: SourceArgs,
+    },
+    /// Make the manifests live, in one flip
+    Apply {
+        #[command(flatten)]
+        source: SourceArgs,
+        #[command(flatten)]
+        allow: AllowArgs,
+    },
+    /// Run the agent: follow a source and keep the node so
+    Run {
+        #[command(flatten)]
+        source: SourceArgs,
+        #[command(flatten)]
+        intervals: Intervals,
+    },
+    /// Show how the node stands
+    Status,
+    /// List what is applied, with counters
+    Get {
+        /// What to list
+        what: Resource,
+        /// Only what has this name
+        name: Option<String>,
+    },
+    /// Say which rule decides about a flow
+    Trace {
+        /// An endpoint's name, an address, `host` or `world`
+        source: String,
+        /// An endpoint's name, an address, `host` or `world`
+        destination: String,
+        /// `tcp/80`, `udp/53`, `icmp/8`, …
+        port: String,
+    },
+    /// Print dropped packets and the rules that dropped them
+    Monitor,
+    /// List what was applied
+    History {
+        /// At most so many, newest first
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        limit: usize,
+    },
+    /// Go back to an earlier commit, and stay there until resume
+    Rollback {
+        /// The commit; the newest with other manifests by default
+        sequence: Option<u64>,
+        #[command(flatten)]
+        allow: AllowArgs,
+    },
+    /// Stop reconciling; drift is still reported
+    Suspend {
+        /// Resume by itself after this time
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+        duration: Option<Duration>,
+        /// Why, for status
+        #[arg(long, default_value = "suspended by hand", value_name = "TEXT")]
+        reason: String,
+    },
+    /// Reconcile again
+    Resume,
+    /// Check kernel, capabilities, bpffs, cgroup2 and BTF
+    Doctor,
+    /// Print the JSON Schema of a kind, or of all
+    Schema { kind: Option<String> },
+    /// Remove everything that is Weir's from this node
+    Uninstall {
+        /// Also delete the state directory
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Print a completion script
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Intervals {
+    /// Look at the whole source again, events or not
+    #[arg(long, env = "WEIR_RESYNC", default_value = "1m", value_name = "DURATION", value_parser = duration)]
+    pub resync: Duration,
+    /// Compare every live table with what it should be, and heal it
+    #[arg(long, env = "WEIR_VERIFY", default_value = "1m", value_name = "DURATION", value_parser = duration)]
+    pub verify: Duration,
+    /// After this long the standby side is brought up to date; until then a rollback is one flip
+    #[arg(long, env = "WEIR_CATCH_UP", default_value = "1m", value_name = "DURATION", value_parser = duration)]
+    pub catch_up: Duration,
+    /// How long the source must be at rest before it is believed
+    #[arg(long, env = "WEIR_REST", default_value = "50ms", value_name = "DURATION", value_parser = duration)]
+    pub rest: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Resource {
+    Endpoints,
+    Identities,
+    Policies,
+    Filters,
+    Rules,
+    Tables,
+    Metrics,
+}
+
+fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}

@@ -1,0 +1,130 @@
+//! What a verb needs: the manifests, the agent where one runs, the engine where none does.
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::Serialize;
+use weir_agent::{Client, Engine, EngineOptions, Error, Manifests};
+use weir_datapath::Kernel;
+use weir_plan::StoreError;
+use weir_source::{DirSource, SourceError, SourceSpec, read_stdin};
+use weir_state::SledStore;
+
+use crate::{
+    args::{Format, Global, SourceArgs},
+    out::{self, Paint},
+};
+
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub global: Global,
+    pub paint: Paint,
+}
+
+/// How long files must have been at rest to be believed, and how long that may take.
+const REST: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Context {
+    pub fn new(global: Global) -> Self {
+        Self { global, paint: Paint::stdout() }
+    }
+
+    pub fn node(&self) -> Arc<str> {
+        match &self.global.node {
+            Some(node) => node.as_str().into(),
+            None => {
+                fs::read_to_string("/proc/sys/kernel/hostname").map_or("localhost".into(), |name| name.trim().into())
+            }
+        }
+    }
+
+    /// The agent, if one listens.
+    pub async fn agent(&self) -> Result<Option<Client>, Error> {
+        Client::find(&self.global.socket, self.global.timeout).await
+    }
+
+    pub async fn need_agent(&self) -> Result<Client, Error> {
+        Client::connect(&self.global.socket, self.global.timeout).await
+    }
+
+    /// The engine, for a verb that works alone.
+    pub fn engine(&self, ignore_foreign: bool) -> Result<Engine<Kernel, SledStore>, Error> {
+        open(&self.global, self.node(), ignore_foreign)
+    }
+
+    /// Prints a document as JSON or YAML; `false`: it is to be printed for people.
+    pub fn print(&self, document: &impl Serialize) -> Result<bool, Error> {
+        match self.global.output {
+            Format::Json => out::print(|out| {
+                serde_json::to_writer(&mut *out, document)?;
+                writeln!(out)
+            })?,
+            Format::Yaml => out::print(|out| serde_yaml::to_writer(out, document).map_err(io::Error::other))?,
+            Format::Text | Format::Name => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// Opens the kernel and the store: whoever has them open is the one who writes.
+pub fn open(global: &Global, node: Arc<str>, ignore_foreign: bool) -> Result<Engine<Kernel, SledStore>, Error> {
+    let kernel = Kernel::open(weir_datapath::Options::new(&global.pin_dir))?;
+    let store = open_store(&global.state_dir)?;
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_err(|cause| Error::Failed { what: "read the boot id".to_owned(), cause: cause.to_string() })?;
+    let options =
+        EngineOptions { node, boot_id: boot_id.trim().to_owned(), proc: PathBuf::from("/proc"), ignore_foreign };
+    Ok(Engine::new(kernel, store, options))
+}
+
+pub fn open_store(path: &Path) -> Result<SledStore, StoreError> {
+    // The store itself warns of what it had to move aside.
+    Ok(SledStore::open(path)?.0)
+}
+
+/// What `-f` and `--source` name.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// As history shows it; the same place has the same name, wherever it was named from.
+    pub name: String,
+    /// Empty for standard input.
+    pub roots: Vec<PathBuf>,
+}
+
+impl Source {
+    pub fn new(args: &SourceArgs) -> Result<Self, Error> {
+        let specs: Vec<SourceSpec> = match &args.source {
+            Some(source) => vec![SourceSpec::parse(source)?],
+            None => args.filenames.iter().map(|text| SourceSpec::parse(text)).collect::<Result<_, _>>()?,
+        };
+        if let [SourceSpec::Stdin] = specs.as_slice() {
+            return Ok(Self { name: String::new(), roots: Vec::new() });
+        }
+        // Refuses what cannot be read yet, and mixtures with standard input.
+        SourceSpec::directories(&specs)?;
+        let mut roots = Vec::new();
+        for spec in specs {
+            let SourceSpec::Dir(path) = spec else { continue };
+            let real = fs::canonicalize(&path).map_err(|cause| match cause.kind() {
+                io::ErrorKind::NotFound => SourceError::Missing { path: path.clone() },
+                _ => SourceError::Unreadable { path: path.clone(), cause },
+            })?;
+            roots.push(real);
+        }
+        let names: Vec<String> = roots.iter().map(|root| format!("dir:{}", root.display())).collect();
+        Ok(Self { name: names.join(","), roots })
+    }
+
+    /// Reads the source as it is once it is at rest.
+    pub fn read(&self) -> Result<Manifests, Error> {
+        if self.roots.is_empty() {
+            return Ok(Manifests::new("", &read_stdin(io::stdin().lock())?));
+        }
+        let scan = DirSource::new(&self.roots).settled(REST, PATIENCE)?;
+        Ok(Manifests::new(&self.name, &scan.revision))
+    }
+}

@@ -1,0 +1,66 @@
+//! One file per verb, or per few that are one.
+mod apply;
+mod doctor;
+mod get;
+mod history;
+mod monitor;
+mod plan;
+mod run;
+mod schema;
+mod status;
+mod suspend;
+mod trace;
+mod uninstall;
+mod validate;
+
+use clap::CommandFactory;
+use weir_agent::{Error, Exit};
+
+use crate::{
+    args::{Cli, Verb},
+    context::Context,
+    out,
+};
+
+pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
+    match verb {
+        Verb::Validate { source } => validate::run(context, &source),
+        Verb::Schema { kind } => schema::run(context, kind.as_deref()),
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);
+            out::print(|out| out.write_all(&script))?;
+            Ok(Exit::DONE)
+        }
+        Verb::Doctor => doctor::run(context),
+        Verb::Run { source, intervals } => run::run(context, &source, intervals),
+        verb => block_on(ask(context, verb))?,
+    }
+}
+
+/// Verbs that ask the agent first.
+async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
+    match verb {
+        Verb::Diff { source } => plan::run(context, &source, true).await,
+        Verb::Plan { source } => plan::run(context, &source, false).await,
+        Verb::Apply { source, allow } => apply::run(context, &source, allow).await,
+        Verb::Rollback { sequence, allow } => apply::rollback(context, sequence, allow).await,
+        Verb::Status => status::run(context).await,
+        Verb::Get { what, name } => get::run(context, what, name.as_deref()).await,
+        Verb::Trace { source, destination, port } => trace::run(context, &source, &destination, &port).await,
+        Verb::Monitor => monitor::run(context).await,
+        Verb::History { limit } => history::run(context, limit).await,
+        Verb::Suspend { duration, reason } => suspend::suspend(context, &reason, duration).await,
+        Verb::Resume => suspend::resume(context).await,
+        Verb::Uninstall { purge } => uninstall::run(context, purge).await,
+        Verb::Validate { .. } | Verb::Schema { .. } | Verb::Completions { .. } | Verb::Doctor | Verb::Run { .. } => {
+            unreachable!("`run` takes these")
+        }
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let failed = |cause: std::io::Error| Error::Failed { what: "start".to_owned(), cause: cause.to_string() };
+    Ok(runtime.map_err(failed)?.block_on(future))
+}

@@ -1,0 +1,64 @@
+use std::io::Write;
+
+use serde::Serialize;
+use weir_agent::{Error, Exit, FORMAT_VERSION, Problem};
+use weir_compile::Input;
+use weir_plan::{NodeFacts, Numbering};
+use weir_schema::Options;
+
+use crate::{
+    args::{Format, SourceArgs},
+    context::{Context, Source},
+    out,
+};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ValidateDocument {
+    format_version: &'static str,
+    valid: bool,
+    objects: usize,
+    files: usize,
+    warnings: Vec<Problem>,
+}
+
+/// Parses, checks and compiles for a node that nothing is known of. Touches neither kernel nor store.
+pub fn run(context: &Context, args: &SourceArgs) -> Result<Exit, Error> {
+    let manifests = Source::new(args)?.read()?;
+    let options = Options { ignore_foreign: args.ignore_foreign };
+    let inventory = weir_schema::parse(&manifests.files, &options).map_err(Error::Manifests)?;
+    let facts = NodeFacts::default();
+    let input = Input { inventory: &inventory, node: &context.node(), facts: &facts, sequence: 1 };
+    weir_compile::compile(&input, &mut Numbering::default()).map_err(Error::Compile)?;
+
+    let files = manifests.files.iter().filter(|file| weir_schema::is_manifest(&file.path)).count();
+    let document = ValidateDocument {
+        format_version: FORMAT_VERSION,
+        valid: true,
+        objects: inventory.len(),
+        files,
+        warnings: inventory.warnings().iter().map(Problem::from).collect(),
+    };
+    if context.print(&document)? {
+        return Ok(Exit::DONE);
+    }
+    if context.global.output == Format::Name {
+        out::print(|out| {
+            inventory.objects().try_for_each(|object| {
+                let key = &object.key;
+                let namespace = if key.namespace.is_empty() { String::new() } else { format!("{}/", key.namespace) };
+                writeln!(out, "{}/{namespace}{}", key.kind.to_lowercase(), key.name)
+            })
+        })?;
+        return Ok(Exit::DONE);
+    }
+    for warning in inventory.warnings() {
+        // A warning that cannot be written changes nothing.
+        let _ = writeln!(std::io::stderr(), "{}", warning.as_warning());
+    }
+    let plural = |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+    let objects = plural(inventory.len(), "object", "objects");
+    let files = plural(files, "file", "files");
+    out::print(|out| writeln!(out, "valid: {objects} in {files}"))?;
+    Ok(Exit::DONE)
+}
