@@ -12,7 +12,7 @@ use crate::{
     object::prefixes_digest,
     place::Place,
     prefix::{PrefixError, parse_prefix},
-    prefixes,
+    prefixes::Collector,
 };
 
 /// More bad lines than this are counted, not listed: the file is no list.
@@ -37,16 +37,17 @@ impl ListFile {
 }
 
 fn parse(path: &Arc<str>, bytes: &[u8]) -> ParsedList {
-    let mut entries = Vec::new();
+    let mut entries = Collector::default();
     let mut diagnostics = Vec::new();
     let mut errors = 0;
+    let place = Place::new(path, bytes);
     for entry in entries_of(bytes) {
         match entry.parse() {
             Ok(net) => entries.push(net),
             Err((text, error)) => {
                 errors += 1;
                 if errors <= MOST_ERRORS {
-                    let mut found = Place::new(path, bytes).diagnostic(
+                    let mut found = place.diagnostic(
                         error.code(),
                         entry.start..entry.start + entry.text.len(),
                         error.message(&text),
@@ -62,7 +63,7 @@ fn parse(path: &Arc<str>, bytes: &[u8]) -> ParsedList {
     {
         last.message += &format!(" (and {} more lines like it)", errors - MOST_ERRORS);
     }
-    let prefixes = prefixes::sorted(entries);
+    let prefixes = entries.finish().shared();
     let digest = prefixes_digest(&prefixes);
     ParsedList { prefixes, digest, diagnostics }
 }

@@ -44,6 +44,7 @@ codes! {
     NODE_CONFIG_CONFLICT = "node-config-conflict", "Two NodeConfigs set one field of one node differently.";
     FILE_OUTSIDE_ROOT = "file-outside-root", "`fromFiles` names a path outside the source's root.";
     FILE_MISSING = "file-missing", "`fromFiles` names a file that the source does not have.";
+    UNKNOWN_NODE = "unknown-node", "Warning: an endpoint's node is none of the set's `Node` objects.";
     SKIPPED_OBJECT = "skipped-object", "Warning: a foreign object was ignored, as asked for.";
 }
 

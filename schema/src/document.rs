@@ -30,6 +30,10 @@ pub(crate) fn split(text: &str, base: usize) -> Vec<DocumentText<'_>> {
     let mut at = 0;
     for (number, line) in (1..).zip(text.split_inclusive('\n')) {
         let end = at + line.len();
+        if !line.starts_with(['-', '.']) {
+            at = end;
+            continue;
+        }
         if is_marker(line, "---") {
             push(&mut documents, text, start, at, base);
             start = (at, number);
@@ -59,6 +63,27 @@ fn push<'a>(documents: &mut Vec<DocumentText<'a>>, text: &'a str, start: (usize,
     if let Some(lines) = content {
         documents.push(DocumentText { text, offset: base + start, first_line: number + lines });
     }
+}
+
+/// More brackets inside each other than any manifest has. libyaml's time grows with their square.
+pub(crate) const MOST_BRACKETS: usize = 1000;
+
+/// Byte offset of the bracket that is one too many, whether it stands in a text, a comment or not.
+pub(crate) fn one_bracket_too_many(text: &str) -> Option<usize> {
+    let mut open = 0usize;
+    text.bytes().position(|byte| {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        open > MOST_BRACKETS
+    })
+}
+
+/// Byte offset of a character that is a line break in YAML 1.1 and none in YAML 1.2: parsers disagree about the text.
+pub(crate) fn disputed_break(text: &str) -> Option<usize> {
+    if text.is_ascii() { None } else { text.find(['\u{85}', '\u{2028}', '\u{2029}']) }
 }
 
 /// `apiVersion` and `kind` of a document in block style, by its lines alone, without parsing what may be half a million

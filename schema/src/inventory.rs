@@ -68,7 +68,8 @@ pub fn assemble(parsed: &[Arc<ParsedFile>], files: &[File]) -> Result<Inventory,
     });
     errors.check(&objects);
     if errors.found.is_empty() {
-        let warnings = parsed.iter().flat_map(|file| &file.warnings).cloned().collect();
+        let of_files = parsed.iter().flat_map(|file| &file.warnings).cloned();
+        let warnings = of_files.chain(errors.warnings).collect();
         Ok(Inventory { objects: objects.into(), warnings: Diagnostics::sorted(warnings).0.into() })
     } else {
         Err(Diagnostics::sorted(errors.found))

@@ -7,6 +7,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::{
     CidrFilterSpec, EndpointSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NodeConfigSpec, NodeSpec, PolicyRule,
     Spec, code,
+    lift::lift,
     meta::{LenientMetadata, StrictMetadata},
     policy_check::PolicyScope,
     problem::{Path, Problems},
@@ -68,7 +69,7 @@ pub(crate) static KINDS: &[Kind] = &[
     Kind::new::<Manifest<NodeConfigSpec>>(WEIR, "NodeConfig", Scope::Cluster),
     Kind::new::<Manifest<NodeSpec>>(WEIR, "Node", Scope::Cluster),
     Kind::new::<Manifest<EndpointSpec>>(WEIR, "Endpoint", Scope::Namespaced),
-    Kind::new::<Manifest<CidrFilterSpec>>(WEIR, "CidrFilter", Scope::Namespaced),
+    Kind { read: read_filter, ..Kind::new::<Manifest<CidrFilterSpec>>(WEIR, "CidrFilter", Scope::Namespaced) },
     Kind::new::<PolicyManifest>(WEIR, "NetworkPolicy", Scope::Namespaced),
     Kind::new::<CiliumManifest>(CILIUM, "CiliumNetworkPolicy", Scope::Namespaced),
     Kind::new::<ClusterwideManifest>(CILIUM, "CiliumClusterwideNetworkPolicy", Scope::Cluster),
@@ -79,6 +80,17 @@ pub(crate) static KINDS: &[Kind] = &[
     ),
     Kind::new::<NamespaceManifest>("v1", "Namespace", Scope::Cluster),
 ];
+
+/// A `CidrFilter`, its long lists apart.
+fn read_filter(text: &str) -> Result<Draft, serde_yaml::Error> {
+    if let Some(lifted) = lift(text)
+        && let Ok(mut manifest) = serde_yaml::from_str::<Manifest<CidrFilterSpec>>(&lifted.rest)
+        && lifted.put_back(&mut manifest.spec).is_some()
+    {
+        return Ok(manifest.draft());
+    }
+    serde_yaml::from_str::<Manifest<CidrFilterSpec>>(text).map(Document::draft)
+}
 
 /// Kinds of the language that come later.
 pub(crate) const PLANNED: &[(&str, &str)] =

@@ -23,6 +23,7 @@ mod json_schema;
 mod kinds;
 mod kubernetes;
 mod label;
+mod lift;
 mod locate;
 mod marked;
 mod meta;

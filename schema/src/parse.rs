@@ -117,6 +117,20 @@ impl FileReader<'_> {
 
     /// The way of a document that is right: header, strict pass, checks.
     fn document(&mut self, document: &DocumentText<'_>) {
+        if let Some(at) = document::one_bracket_too_many(document.text) {
+            self.next_document += 1;
+            let at = document.offset + at;
+            let message = format!("more than {} brackets are open here", document::MOST_BRACKETS);
+            return self.errors.push(self.place.diagnostic(code::TOO_COMPLEX, at..at + 1, message));
+        }
+        if let Some(at) = document::disputed_break(document.text) {
+            self.next_document += 1;
+            let at = document.offset + at;
+            let message = "this character is a line break to some YAML parsers, and none to others";
+            let mut error = self.place.diagnostic(code::YAML_SYNTAX, at..at + 1, message);
+            error.help = Some("remove it, or escape it in a quoted text: \"\\u2028\"".to_owned());
+            return self.errors.push(error);
+        }
         let header = Header::of_text(document.text);
         let Some(Target::Kind(kind)) = header.as_ref().map(header::target) else {
             return self.slowly(document, None);

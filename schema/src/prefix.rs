@@ -49,7 +49,19 @@ impl PrefixError {
 
 /// A CIDR, or a bare address (/32, /128). Host bits must be zero.
 pub(crate) fn parse_prefix(text: &str) -> Result<IpNet, PrefixError> {
-    if text.contains(char::is_whitespace) {
+    let bytes = text.as_bytes();
+    if let Some((address, rest)) = parse_v4(bytes)
+        && let Some(length) = match rest {
+            [] => Some(32),
+            [b'/', length @ ..] => short_length(length),
+            _ => None,
+        }
+        && let Ok(net) = Ipv4Net::new(address, length)
+        && net.network() == address
+    {
+        return Ok(IpNet::V4(net));
+    }
+    if bytes.iter().any(u8::is_ascii_whitespace) {
         return Err(PrefixError::Syntax);
     }
     let (address, length) = match text.split_once('/') {
@@ -61,7 +73,7 @@ pub(crate) fn parse_prefix(text: &str) -> Result<IpNet, PrefixError> {
         let length = length.map_or(Ok(128), |text| parse_length(text, 128))?;
         v6_net(address, length)
     } else {
-        let address = parse_v4(address.as_bytes()).ok_or(PrefixError::Syntax)?;
+        let Some((address, [])) = parse_v4(address.as_bytes()) else { return Err(PrefixError::Syntax) };
         let length = length.map_or(Ok(32), |text| parse_length(text, 32))?;
         let net = Ipv4Net::new(address, length).map_err(|_| PrefixError::Length(32))?;
         if net.network() == address { Ok(IpNet::V4(net)) } else { Err(PrefixError::HostBits(IpNet::V4(net.trunc()))) }
@@ -88,23 +100,35 @@ fn parse_length(text: &str, max: u8) -> Result<u8, PrefixError> {
     }
 }
 
-/// Four decimal octets without leading zeros (which some tools read as octal).
-fn parse_v4(text: &[u8]) -> Option<Ipv4Addr> {
+/// One or two digits without a leading zero.
+fn short_length(text: &[u8]) -> Option<u8> {
+    match text {
+        [a @ b'0'..=b'9'] => Some(a - b'0'),
+        [a @ b'1'..=b'9', b @ b'0'..=b'9'] => Some((a - b'0') * 10 + (b - b'0')),
+        _ => None,
+    }
+}
+
+/// Four decimal octets without leading zeros (which some tools read as octal), and what follows them.
+fn parse_v4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
     let mut octets = [0u8; 4];
     let mut rest = text;
     for (index, octet) in octets.iter_mut().enumerate() {
         if index > 0 {
             rest = rest.strip_prefix(b".")?;
         }
-        let digits = rest.iter().take(4).take_while(|byte| byte.is_ascii_digit()).count();
-        if digits == 0 || digits > 3 || (digits > 1 && rest[0] == b'0') {
-            return None;
-        }
-        let value = rest[..digits].iter().fold(0u32, |value, digit| value * 10 + u32::from(digit - b'0'));
+        let (value, after) = match rest {
+            [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', after @ ..] => {
+                (u32::from(a - b'0') * 100 + u32::from(b - b'0') * 10 + u32::from(c - b'0'), after)
+            }
+            [a @ b'1'..=b'9', b @ b'0'..=b'9', after @ ..] => (u32::from(a - b'0') * 10 + u32::from(b - b'0'), after),
+            [a @ b'0'..=b'9', after @ ..] => (u32::from(a - b'0'), after),
+            _ => return None,
+        };
         *octet = u8::try_from(value).ok()?;
-        rest = &rest[digits..];
+        rest = after;
     }
-    rest.is_empty().then(|| Ipv4Addr::from(octets))
+    Some((Ipv4Addr::from(octets), rest))
 }
 
 /// An address that can be somebody's: no IPv4-mapped form, not unspecified, multicast or loopback.

@@ -1,7 +1,12 @@
 //! A list of prefixes in a manifest, read straight into its compact form.
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -43,15 +48,46 @@ impl std::ops::Deref for Prefixes {
 
 impl FromIterator<IpNet> for Prefixes {
     fn from_iter<I: IntoIterator<Item = IpNet>>(entries: I) -> Self {
-        Self { entries: sorted(entries.into_iter().map(|net| net.trunc()).collect()), malformed: Vec::new() }
+        let mut collector = Collector::default();
+        entries.into_iter().for_each(|net| collector.push(net.trunc()));
+        collector.finish()
     }
 }
 
-/// Sorted by family, address, length; duplicates removed.
-pub(crate) fn sorted(mut entries: Vec<IpNet>) -> Arc<[IpNet]> {
-    entries.sort_unstable();
-    entries.dedup();
-    entries.into()
+/// Gathers prefixes in a form that sorts fast: half a million are a matter of milliseconds.
+#[derive(Debug, Default)]
+pub(crate) struct Collector {
+    /// Address, then length.
+    v4: Vec<u64>,
+    v6: Vec<(u128, u8)>,
+}
+
+impl Collector {
+    pub fn push(&mut self, net: IpNet) {
+        match net {
+            IpNet::V4(net) => self.v4.push(u64::from(net.addr().to_bits()) << 8 | u64::from(net.prefix_len())),
+            IpNet::V6(net) => self.v6.push((net.addr().to_bits(), net.prefix_len())),
+        }
+    }
+
+    /// Sorted by family, address, length; duplicates removed.
+    pub fn finish(mut self) -> Prefixes {
+        self.v4.sort_unstable();
+        self.v4.dedup();
+        self.v6.sort_unstable();
+        self.v6.dedup();
+        // The lengths were those of prefixes.
+        let v4 = self.v4.iter().map(|key| {
+            let address = Ipv4Addr::from_bits((key >> 8) as u32);
+            IpNet::V4(Ipv4Net::new_assert(address, (key & 0xff) as u8))
+        });
+        let v6 =
+            self.v6.iter().map(|(bits, length)| IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(*bits), *length)));
+        let mut entries = Vec::with_capacity(self.v4.len() + self.v6.len());
+        entries.extend(v4);
+        entries.extend(v6);
+        Prefixes { entries: entries.into(), malformed: Vec::new() }
+    }
 }
 
 impl fmt::Debug for Prefixes {
@@ -77,7 +113,7 @@ impl<'de> Deserialize<'de> for Prefixes {
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Prefixes, A::Error> {
-                let mut entries = Vec::new();
+                let mut entries = Collector::default();
                 let mut malformed = Vec::new();
                 let mut index = 0;
                 while let Some(entry) = list.next_element_seed(Entry)? {
@@ -87,7 +123,7 @@ impl<'de> Deserialize<'de> for Prefixes {
                     }
                     index += 1;
                 }
-                Ok(Prefixes { entries: sorted(entries), malformed })
+                Ok(Prefixes { malformed, ..entries.finish() })
             }
         }
 

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Attach, Diagnostic, EndpointSpec, File, LabelSelector, LabelSource, NodeConfigSpec, NodeSpec, Object, Operator,
-    Spec, code, locate, place::Place, split_prefix,
+    Spec, code, locate, place::Place, split_prefix, suggest::nearest,
 };
 
 /// Errors of a set, with places looked up in its files.
@@ -15,11 +15,12 @@ pub(crate) struct SetErrors<'a> {
     files: &'a [File],
     by_path: HashMap<&'a str, &'a File>,
     pub found: Vec<Diagnostic>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl<'a> SetErrors<'a> {
     pub fn new(files: &'a [File]) -> Self {
-        Self { files, by_path: HashMap::new(), found: Vec::new() }
+        Self { files, by_path: HashMap::new(), found: Vec::new(), warnings: Vec::new() }
     }
 
     fn file(&mut self, path: &str) -> Option<&'a File> {
@@ -31,18 +32,22 @@ impl<'a> SetErrors<'a> {
 
     /// An error at a path of an object.
     pub fn push(&mut self, code: &'static str, object: &Object, path: &str, message: String) -> &mut Diagnostic {
+        let found = self.diagnostic(code, object, path, message);
+        self.found.push(found);
+        let last = self.found.len() - 1;
+        &mut self.found[last]
+    }
+
+    fn diagnostic(&mut self, code: &'static str, object: &Object, path: &str, message: String) -> Diagnostic {
         let file = self.file(&object.origin.path);
-        let found = match file {
+        match file {
             Some(file) => {
                 let range = locate::span(file, object.origin.document, path).unwrap_or(0..1);
                 Place::new(&file.path, &file.bytes).diagnostic(code, range, message)
             }
             // The caller gave files that are not those that were parsed: the error is still one.
             None => Place::new(&object.origin.path, b"").diagnostic(code, 0..1, message),
-        };
-        self.found.push(found);
-        let last = self.found.len() - 1;
-        &mut self.found[last]
+        }
     }
 
     fn related(&mut self, object: &Object, path: &str, what: String) -> (Arc<str>, usize, usize, String) {
@@ -80,6 +85,7 @@ impl<'a> SetErrors<'a> {
         }
         self.addresses(&nodes, &endpoints);
         self.attachments(&endpoints);
+        self.unknown_nodes(&nodes, &endpoints);
         self.node_configs(&nodes, &configs);
     }
 
@@ -133,6 +139,21 @@ impl<'a> SetErrors<'a> {
             if let Some(first) = places.insert((&endpoint.node, place.0, place.1), object) {
                 let message = format!("two endpoints of node `{}` attach to the same place", endpoint.node);
                 self.conflict(code::DUPLICATE_ATTACH, (first, "spec.attach"), (object, "spec.attach"), message);
+            }
+        }
+    }
+
+    /// A node that no `Node` describes is fine; where others are described, it may be a misspelling.
+    fn unknown_nodes(&mut self, nodes: &[(&Object, &NodeSpec)], endpoints: &[(&Object, &EndpointSpec)]) {
+        let names: HashSet<&str> = nodes.iter().map(|(object, _)| &*object.key.name).collect();
+        let mut said = HashSet::new();
+        for (object, endpoint) in endpoints {
+            if !names.is_empty() && !names.contains(endpoint.node.as_str()) && said.insert(&endpoint.node) {
+                let message = format!("no `Node` object describes `{}`", endpoint.node);
+                let mut warning = self.diagnostic(code::UNKNOWN_NODE, object, "spec.node", message);
+                let near = nearest(&endpoint.node, names.iter().copied());
+                warning.help = near.map(|near| format!("did you mean `{near}`?"));
+                self.warnings.push(warning);
             }
         }
     }

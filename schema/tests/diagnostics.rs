@@ -18,7 +18,7 @@ fn shown(story: &str) -> (String, BTreeSet<&'static str>) {
         .filter(|(path, _)| path != "errors" && path != "warnings")
         // Bytes that a text file cannot hold, or that an editor would mend.
         .map(|(path, text)| {
-            let text = text.replace("<TAB>", "\t").replace("<CR>", "\r").replace("<BOM>", "\u{feff}");
+            let text = text.replace("<TAB>", "\t").replace("<CR>", "\r").replace("<LS>", "\u{2028}");
             let mut bytes = text.into_bytes();
             while let Some(at) = bytes.windows(4).position(|window| window == b"<FF>") {
                 bytes.splice(at..at + 4, [0xff]);
