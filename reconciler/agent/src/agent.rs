@@ -204,6 +204,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         let Some(applied) = self.engine.applied()? else { return Ok(()) };
         let manifests = applied.manifests.clone();
         if self.suspended {
+            let look = self.looks(look);
             let planned = self.engine.plan(&manifests, look)?;
             self.noticed(&planned, look);
             self.drift = planned.plan.summary.drift;
@@ -215,9 +216,15 @@ impl<D: Inspect, S: Store> Agent<D, S> {
     }
 
     fn bring_live(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<ApplyDocument, Error> {
+        let look = self.looks(look);
         let document = self.engine.bring_live(manifests, look, allow)?;
         self.applied(&document, look);
         Ok(document)
+    }
+
+    /// What is not known is looked at in any case.
+    fn looks(&self, look: Look) -> Look {
+        if self.engine.knows_live() { look } else { Look::Kernel }
     }
 
     fn applied(&mut self, document: &ApplyDocument, look: Look) {

@@ -651,6 +651,11 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         Ok(self.remember()?.numbering.clone())
     }
 
+    /// Whether a plan can do without looking at the kernel.
+    pub const fn knows_live(&self) -> bool {
+        self.live.is_some()
+    }
+
     /// What is live, read now or as far as this process knows.
     pub fn live(&mut self, look: Look) -> Result<Option<Observed>, Error> {
         if let (Look::Known, Some(live)) = (look, &self.live) {

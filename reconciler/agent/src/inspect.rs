@@ -17,6 +17,9 @@ pub trait Inspect: Datapath {
     /// Packets per rule number, ascending; rules that never matched are left out.
     fn rule_counters(&mut self) -> Result<Vec<(u32, Counter)>, DatapathError>;
 
+    /// Starts these rules' counters anew: the numbers stand for other rules from now on.
+    fn reset_rules(&mut self, rules: &[u32]) -> Result<(), DatapathError>;
+
     /// What each kernel table takes.
     fn sizes(&mut self) -> Result<Vec<TableSize>, DatapathError>;
 
@@ -79,6 +82,10 @@ impl Inspect for weir_plan::fake::FakeDatapath {
 
     fn rule_counters(&mut self) -> Result<Vec<(u32, Counter)>, DatapathError> {
         Ok(Vec::new())
+    }
+
+    fn reset_rules(&mut self, _: &[u32]) -> Result<(), DatapathError> {
+        Ok(())
     }
 
     fn sizes(&mut self) -> Result<Vec<TableSize>, DatapathError> {

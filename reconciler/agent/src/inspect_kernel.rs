@@ -1,43 +1,93 @@
 //! The real kernel, looked into.
-use std::time::Duration;
+use std::{io, os::fd::AsFd, time::Duration};
 
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use weir_abi::{Counter, DropEvent};
-use weir_datapath::Kernel;
+use weir_datapath::{Events, Kernel};
 use weir_plan::DatapathError;
 
 use crate::{Attachment, EventSource, Inspect, Metrics, TableSize};
 
 impl Inspect for Kernel {
-    type Events = KernelEvents;
+    type Events = Events;
 
     fn attachments(&mut self) -> Result<Vec<Attachment>, DatapathError> {
-        Ok(Vec::new())
+        let attachment = |found: weir_datapath::Attachment| {
+            let mut notes = Vec::new();
+            notes.extend(found.reason.map(|reason| format!("native was refused: {reason}")));
+            if !found.current {
+                notes.push("not the program that is loaded now".to_owned());
+            }
+            if !found.beside.is_empty() {
+                let ids: Vec<String> = found.beside.iter().map(ToString::to_string).collect();
+                notes.push(format!("runs before the programs {} of others", ids.join(", ")));
+            }
+            Attachment {
+                interface: found.interface,
+                program: found.hook.program().to_owned(),
+                mode: found.way.to_owned(),
+                note: (!notes.is_empty()).then(|| notes.join("; ")),
+            }
+        };
+        Ok(Kernel::attachments(self)?.into_iter().map(attachment).collect())
     }
 
     fn metrics(&mut self) -> Result<Metrics, DatapathError> {
-        Ok(Metrics::default())
+        let metrics = Kernel::metrics(self)?;
+        Ok(Metrics { reasons: metrics.iter().collect(), lost_events: metrics.lost_events() })
     }
 
     fn rule_counters(&mut self) -> Result<Vec<(u32, Counter)>, DatapathError> {
-        Ok(Vec::new())
+        let counters = Kernel::rule_counters(self)?;
+        let all = (0..counters.len()).map(|rule| (rule, counters.get(rule)));
+        Ok(all.filter(|(_, counter)| *counter != Counter::default()).collect())
+    }
+
+    fn reset_rules(&mut self, rules: &[u32]) -> Result<(), DatapathError> {
+        if self.is_cold() || rules.is_empty() {
+            return Ok(());
+        }
+        let mut counters = Kernel::rule_counters(self)?;
+        for rule in rules {
+            if counters.get(*rule) != Counter::default() {
+                counters.reset(*rule);
+            }
+        }
+        Ok(())
     }
 
     fn sizes(&mut self) -> Result<Vec<TableSize>, DatapathError> {
-        Ok(Vec::new())
+        let tables = Kernel::tables(self)?;
+        let sizes = tables.into_iter().flat_map(|table| {
+            let sided = weir_abi::sided_tables().iter().any(|known| known.name == table.table);
+            (0..if sided { 2 } else { 1 }).map(move |side: usize| TableSize {
+                table: table.table.to_owned(),
+                side: sided.then_some(side as u32),
+                max_entries: table.room[side].into(),
+                bytes: table.bytes[side],
+            })
+        });
+        Ok(sizes.collect())
     }
 
-    fn events(&mut self) -> Result<Option<KernelEvents>, DatapathError> {
-        Ok(None)
+    fn events(&mut self) -> Result<Option<Events>, DatapathError> {
+        if self.is_cold() { Ok(None) } else { Kernel::events(self).map(Some) }
     }
 }
 
-/// The ring buffer's reading end.
-#[derive(Debug)]
-pub struct KernelEvents;
-
-impl EventSource for KernelEvents {
-    fn read(&mut self, timeout: Duration, _: &mut dyn FnMut(&DropEvent)) -> std::io::Result<()> {
-        std::thread::sleep(timeout);
+impl EventSource for Events {
+    fn read(&mut self, timeout: Duration, each: &mut dyn FnMut(&DropEvent)) -> io::Result<()> {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        while let Some(event) = self.take() {
+            each(&event);
+        }
         Ok(())
     }
 }

@@ -45,15 +45,28 @@ impl<D: Inspect, S: Store> Engine<D, S> {
         let plan = &planned.plan;
         let healing = plan.changes.is_empty() && plan.summary.drift > 0;
         let operation = if healing { Operation::Heal } else { Operation::Apply };
+        self.reset_reused(&planned)?;
         let applied = self.apply(planned, allow, operation)?;
         Ok(ApplyDocument::new(document, &applied))
     }
 
     pub fn go_back(&mut self, sequence: Option<u64>, look: Look, allow: Allow) -> Result<ApplyDocument, Error> {
         let target = self.rollback_target(sequence)?;
-        let document = self.plan_rollback(&target, look)?.document(SHOWN);
+        let planned = self.plan_rollback(&target, look)?;
+        self.reset_reused(&planned)?;
+        let document = planned.document(SHOWN);
+        drop(planned);
         let applied = self.rollback(&target, allow, Look::Known)?;
         Ok(ApplyDocument::new(document, &applied))
+    }
+
+    /// Counters of numbers that stood for another rule once. Neither side speaks of that one any more.
+    fn reset_reused(&mut self, planned: &Planned) -> Result<(), Error> {
+        let Some(applied) = planned.applied.as_ref().filter(|_| !planned.is_settled()) else { return Ok(()) };
+        let known = |number| applied.compiled.provenance.rule(number);
+        let new = planned.desired.rules().filter(|(number, rule)| known(*number) != Some(*rule));
+        let new: Vec<u32> = new.map(|(number, _)| number).collect();
+        Ok(self.datapath().reset_rules(&new)?)
     }
 
     pub fn history_document(&self, limit: usize) -> Result<HistoryDocument, Error> {

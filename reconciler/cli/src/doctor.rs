@@ -1,12 +1,10 @@
 //! What this machine must have, and how to mend what it lacks.
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 use serde::Serialize;
 use weir_agent::Exit;
+use weir_datapath::{Kernel, Machine, Options};
+use weir_plan::{Capacity, Datapath, DatapathError, Tables};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
@@ -22,142 +20,131 @@ pub struct Check {
 }
 
 impl Check {
-    fn new(name: &'static str, found: Result<String, String>, mend: impl Into<String>, exit: Exit) -> Self {
-        let (ok, found) = match found {
-            Ok(found) => (true, found),
-            Err(found) => (false, found),
-        };
-        Self { name, ok, found, mend: (!ok).then(|| mend.into()), exit }
+    fn new(name: &'static str, ok: bool, found: impl Into<String>, mend: impl Into<String>, exit: Exit) -> Self {
+        Self { name, ok, found: found.into(), mend: (!ok).then(|| mend.into()), exit }
     }
+}
+
+/// One program, as the verifier saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verified {
+    pub program: &'static str,
+    pub instructions: u32,
+    pub jited_bytes: u32,
 }
 
 /// Oldest kernel that has what the programs use.
 const OLDEST: (u32, u32) = (6, 1);
 
-pub fn checks(pin_dir: &Path) -> Vec<Check> {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let bpffs = mount_point(pin_dir);
+pub fn checks(machine: &Machine, pin_dir: &Path) -> Vec<Check> {
+    let base = pin_dir.parent().unwrap_or(pin_dir).display();
+    let missing = machine.missing_capabilities.join(" ");
+    let granted = missing.is_empty();
+    let cgroup2 = machine.cgroup2.as_ref().map_or("not mounted".to_owned(), |path| path.display().to_string());
+    let bpffs = if machine.bpffs { format!("{base}") } else { format!("{base} is not in a BPF file system") };
     vec![
-        Check::new("kernel", kernel(&read("/proc/sys/kernel/osrelease")), "boot Linux 6.1 or later", Exit::KERNEL),
+        Check::new("kernel", machine.version >= OLDEST, &machine.kernel, "boot Linux 6.1 or later", Exit::KERNEL),
         Check::new(
             "capabilities",
-            capabilities(&read("/proc/self/status")),
-            "run as root, or with AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON CAP_SYS_ADMIN",
+            granted,
+            if granted { "all that are needed".to_owned() } else { format!("missing {missing}") },
+            format!("run as root, or in a unit with AmbientCapabilities={missing}"),
             Exit::CAPABILITY,
         ),
-        Check::new(
-            "bpffs",
-            file_system(&bpffs, BPF_FS_MAGIC, "a BPF file system"),
-            format!("mount -t bpf bpf {}", bpffs.display()),
-            Exit::KERNEL,
-        ),
-        Check::new(
-            "cgroup2",
-            cgroup2(&read("/proc/self/mounts")),
-            "mount -t cgroup2 none /sys/fs/cgroup",
-            Exit::KERNEL,
-        ),
+        Check::new("bpffs", machine.bpffs, bpffs, format!("mount -t bpf bpf {base}"), Exit::KERNEL),
+        Check::new("cgroup2", machine.cgroup2.is_some(), cgroup2, "mount -t cgroup2 none /sys/fs/cgroup", Exit::KERNEL),
         Check::new(
             "btf",
-            present(Path::new("/sys/kernel/btf/vmlinux")),
+            machine.btf,
+            if machine.btf { "/sys/kernel/btf/vmlinux" } else { "/sys/kernel/btf/vmlinux is missing" },
             "boot a kernel that is built with CONFIG_DEBUG_INFO_BTF=y",
             Exit::KERNEL,
         ),
     ]
 }
 
-fn kernel(release: &str) -> Result<String, String> {
-    let release = release.trim().to_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST => Ok(release),
-        _ if release.is_empty() => Err("unknown".to_owned()),
-        _ => Err(format!("{release}; 6.1 is the oldest that works")),
-    }
+/// What is good to know, and no condition.
+pub fn notes(machine: &Machine) -> Vec<String> {
+    let on = |flag: bool| if flag { "on" } else { "off" };
+    vec![
+        format!("tcx: {}", if machine.tcx { "yes" } else { "no (before Linux 6.6): clsact is used" }),
+        format!("jit: {}", on(machine.jit)),
+        format!("forwarding: IPv4 {}, IPv6 {}", on(machine.forwarding[0]), on(machine.forwarding[1])),
+    ]
 }
 
-const CAPABILITIES: [(u32, &str); 4] =
-    [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
-
-fn capabilities(status: &str) -> Result<String, String> {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let Some(effective) = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) else {
-        return Err("unknown".to_owned());
+/// The programs that are loaded, or else those of a set of tables that is made for the occasion and thrown away.
+pub fn verified(pin_dir: &Path) -> Result<Vec<Verified>, DatapathError> {
+    let list = |kernel: &Kernel| {
+        let programs = kernel.loaded_programs().into_iter();
+        programs
+            .map(|program| Verified {
+                program: program.name,
+                instructions: program.verified_instructions,
+                jited_bytes: program.jited_bytes,
+            })
+            .collect::<Vec<_>>()
     };
-    let missing: Vec<&str> =
-        CAPABILITIES.iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name).collect();
-    if missing.is_empty() {
-        Ok(CAPABILITIES.map(|(_, name)| name).join(" "))
-    } else {
-        Err(format!("missing {}", missing.join(" ")))
+    let live = list(&Kernel::open(Options::new(pin_dir))?);
+    if !live.is_empty() {
+        return Ok(live);
     }
-}
-
-/// Where a BPF file system has to be for `pin_dir` to be in it: its parent, in the usual layout.
-fn mount_point(pin_dir: &Path) -> PathBuf {
-    let mut at = pin_dir.parent().unwrap_or(pin_dir);
-    while !at.exists() {
-        match at.parent() {
-            Some(parent) => at = parent,
-            None => break,
+    let mut name = pin_dir.file_name().unwrap_or("weir".as_ref()).to_owned();
+    name.push(format!("-doctor-{}", std::process::id()));
+    let pins = pin_dir.with_file_name(name);
+    let tried = try_load(&pins).map(|kernel| list(&kernel));
+    // Nothing but pins was made, and they are all below this directory.
+    match fs::remove_dir_all(&pins) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(DatapathError::Failed { doing: "removing", what: pins.display().to_string(), cause: cause.to_string() })
         }
-    }
-    at.to_owned()
-}
-
-fn file_system(path: &Path, wanted: FsType, name: &str) -> Result<String, String> {
-    match statfs(path) {
-        Ok(found) if found.filesystem_type() == wanted => Ok(path.display().to_string()),
-        Ok(_) => Err(format!("{} is not {name}", path.display())),
-        Err(errno) => Err(format!("{}: {errno}", path.display())),
+        _ => tried,
     }
 }
 
-/// Anywhere: systemd may have it beside cgroup1.
-fn cgroup2(mounts: &str) -> Result<String, String> {
-    let found = mounts.lines().find_map(|line| {
-        let mut words = line.split(' ').skip(1);
-        let (path, kind) = (words.next()?, words.next()?);
-        (kind == "cgroup2").then(|| path.to_owned())
-    });
-    let found = found.ok_or_else(|| "not mounted".to_owned())?;
-    file_system(Path::new(&found), CGROUP2_SUPER_MAGIC, "cgroup2")
-}
-
-fn present(path: &Path) -> Result<String, String> {
-    match fs::metadata(path) {
-        Ok(_) => Ok(path.display().to_string()),
-        Err(error) => Err(format!("{}: {error}", path.display())),
-    }
+fn try_load(pins: &Path) -> Result<Kernel, DatapathError> {
+    let mut kernel = Kernel::open(Options::new(pins))?;
+    let capacity = Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 1024, rules: 16 };
+    kernel.prepare(&Tables::default(), &capacity)?;
+    Ok(kernel)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn kernels() {
-        for good in ["6.1.0-13-cloud-amd64", "6.18.0", "10.0", "6.1-rc1\n"] {
-            assert!(kernel(good).is_ok(), "{good}");
-        }
-        for bad in ["6.0.9", "5.15.0", "", "linux"] {
-            assert!(kernel(bad).is_err(), "{bad}");
+    fn good() -> Machine {
+        Machine {
+            kernel: "6.18.44".to_owned(),
+            version: (6, 18),
+            missing_capabilities: Vec::new(),
+            bpffs: true,
+            cgroup2: Some("/sys/fs/cgroup".into()),
+            btf: true,
+            tcx: true,
+            jit: true,
+            forwarding: [true, false],
         }
     }
 
     #[test]
-    fn capabilities_are_named_when_they_are_missing() {
-        assert!(capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n").is_ok());
-        let missing = capabilities("CapEff:\t0000000000001000\n").unwrap_err();
-        assert_eq!(missing, "missing CAP_SYS_ADMIN CAP_PERFMON CAP_BPF");
-        assert!(capabilities("").is_err());
-    }
-
-    #[test]
-    fn a_directory_that_is_no_bpffs() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = mount_point(&dir.path().join("bpf/weir"));
-        assert_eq!(at, dir.path());
-        assert!(file_system(&at, BPF_FS_MAGIC, "a BPF file system").unwrap_err().ends_with("is not a BPF file system"));
+    fn each_lack_is_named_and_can_be_mended() {
+        let pins = Path::new("/sys/fs/bpf/weir");
+        assert!(checks(&good(), pins).iter().all(|check| check.ok && check.mend.is_none()));
+        let cases: [(&str, Machine, Exit, &str); 5] = [
+            ("kernel", Machine { version: (6, 0), ..good() }, Exit::KERNEL, "6.1"),
+            ("capabilities", Machine { missing_capabilities: vec!["CAP_BPF"], ..good() }, Exit::CAPABILITY, "CAP_BPF"),
+            ("bpffs", Machine { bpffs: false, ..good() }, Exit::KERNEL, "mount -t bpf bpf /sys/fs/bpf"),
+            ("cgroup2", Machine { cgroup2: None, ..good() }, Exit::KERNEL, "mount -t cgroup2"),
+            ("btf", Machine { btf: false, ..good() }, Exit::KERNEL, "CONFIG_DEBUG_INFO_BTF"),
+        ];
+        for (name, machine, exit, mend) in cases {
+            let checks = checks(&machine, pins);
+            let wrong: Vec<_> = checks.iter().filter(|check| !check.ok).collect();
+            assert_eq!(wrong.len(), 1, "{name}");
+            assert_eq!((wrong[0].name, wrong[0].exit), (name, exit));
+            assert!(wrong[0].mend.as_ref().is_some_and(|text| text.contains(mend)), "{:?}", wrong[0].mend);
+        }
     }
 }

@@ -16,7 +16,7 @@ pub async fn run(context: &Context, purge: bool) -> Result<Exit, Error> {
     }
     let store = context::open_store(&context.global.state_dir)?;
     let mut kernel = Kernel::open(weir_datapath::Options::new(&context.global.pin_dir))?;
-    let _ = &mut kernel;
+    kernel.uninstall()?;
     drop(store);
     let remove = |path: &std::path::Path, result: std::io::Result<()>| match result {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
