@@ -202,7 +202,7 @@ pub(crate) fn tables(
 ) -> Result<PrefilterTables, OutOfNumbers> {
     let ranges = objects.node(node).map_or(&[][..], |node| &node.spec.endpoint_cidrs);
     let mut columns = Vec::new();
-    // Of two equal prefixes the source that comes later explains, and that is the rule of the lower rank.
+    // Of a filter's two equal prefixes the source that comes later explains, and that is the rule of the lower rank.
     let mut lists: Vec<(std::cmp::Reverse<crate::rules::RuleRank>, Source, &[IpNet])> = Vec::new();
     let mut exceptions: Vec<(Source, &[IpNet])> = Vec::new();
     for (filter, (item, groups)) in objects.filters.iter().zip(&placement.groups).enumerate() {

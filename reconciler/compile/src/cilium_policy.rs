@@ -29,6 +29,9 @@ fn policy(object: ObjectId, rule: &PolicyRule, namespace: Option<&Arc<str>>) -> 
     };
     let mut rules = Vec::new();
     let mut add = |section: &str, index: usize, direction, deny, parts: Parts<'_>| {
+        if parts.is_empty() {
+            return;
+        }
         let path = format!("{}.{section}[{index}]", rule.path);
         rules.push(Rule {
             direction,
@@ -60,11 +63,16 @@ fn policy(object: ObjectId, rule: &PolicyRule, namespace: Option<&Arc<str>>) -> 
     section!(egress_deny "egressDeny" DIRECTION_EGRESS true: to_endpoints to_cidr to_cidr_set to_entities to_nodes);
 
     let said = rule.enable_default_deny;
+    // As in Cilium, an empty section is one that is not there; `- {}` is how default deny is written.
     let default_deny = [
-        said.ingress.unwrap_or(rule.ingress.is_some() || rule.ingress_deny.is_some()),
-        said.egress.unwrap_or(rule.egress.is_some() || rule.egress_deny.is_some()),
+        said.ingress.unwrap_or(some(&rule.ingress) || some(&rule.ingress_deny)),
+        said.egress.unwrap_or(some(&rule.egress) || some(&rule.egress_deny)),
     ];
     Some(Policy { object, subject, default_deny, rules })
+}
+
+fn some<T>(section: &Option<Vec<T>>) -> bool {
+    section.as_ref().is_some_and(|items| !items.is_empty())
 }
 
 /// The fields that the four kinds of rule share.
@@ -80,14 +88,25 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// Without any peer field everybody; a field that is there and empty adds nobody.
-    fn peers(&self, namespace: Option<&Arc<str>>) -> Peers {
-        let unsaid = self.endpoints.is_none()
+    fn names_no_peers(&self) -> bool {
+        self.endpoints.is_none()
             && self.cidr.is_none()
             && self.cidr_set.is_none()
             && self.entities.is_none()
-            && self.nodes.is_none();
-        let mut peers = Peers { any: unsaid, ..Peers::default() };
+            && self.nodes.is_none()
+    }
+
+    /// The rule `{}`: it says nothing, and only makes its section one that is there. As in Cilium, where it is how
+    /// default deny is written.
+    fn is_empty(&self) -> bool {
+        self.names_no_peers()
+            && self.to_ports.unwrap_or_default().is_empty()
+            && self.icmps.unwrap_or_default().is_empty()
+    }
+
+    /// Without any peer field everybody; a field that is there and empty adds nobody.
+    fn peers(&self, namespace: Option<&Arc<str>>) -> Peers {
+        let mut peers = Peers { any: self.names_no_peers(), ..Peers::default() };
         for labels in self.endpoints.into_iter().flatten() {
             if is_reserved_all(labels) {
                 peers.any = true;

@@ -165,11 +165,11 @@ impl Builder<'_, '_> {
                 SubjectId::Endpoint(id) => self.universe.endpoints.endpoints[id as usize].ports,
             };
             for shape in transport.shapes(ports) {
+                // Peers that are named beside `all` keep their own entries: the more specific one explains.
                 if any {
                     self.push(number, None, shape, decision);
-                } else {
-                    peers.iter().for_each(|peer| self.push(number, Some(*peer), shape, decision));
                 }
+                peers.iter().for_each(|peer| self.push(number, Some(*peer), shape, decision));
             }
         } else {
             self.add_named_destinations(number, any, peers, transport, decision);

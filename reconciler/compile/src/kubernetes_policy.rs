@@ -17,7 +17,8 @@ pub(crate) fn policy(item: &Item<'_, KubernetesNetworkPolicySpec>, namespace: &A
     let spec = item.spec;
     let has = |wanted: PolicyType| match &spec.policy_types {
         Some(types) if !types.is_empty() => types.contains(&wanted),
-        _ => wanted == PolicyType::Ingress || spec.egress.is_some(),
+        // As the API server defaults it: an `egress` that is there and empty does not count.
+        _ => wanted == PolicyType::Ingress || spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()),
     };
     let default_deny = [has(PolicyType::Ingress), has(PolicyType::Egress)];
     let mut rules = Vec::new();

@@ -18,7 +18,6 @@ pub(crate) struct NodeIdentities<'a> {
     /// Whether selectors of nodes may be asked.
     told_apart: bool,
     number_of: BTreeMap<&'a str, u32>,
-    own_labels: Option<&'a BTreeMap<String, String>>,
 }
 
 impl<'a> NodeIdentities<'a> {
@@ -29,12 +28,8 @@ impl<'a> NodeIdentities<'a> {
         numbering: &mut Numbering,
         sequence: u64,
     ) -> Result<Self, OutOfNumbers> {
-        let mut this = Self {
-            remote: vec![(identity::REMOTE_NODE, BTreeMap::new())],
-            told_apart,
-            number_of: BTreeMap::new(),
-            own_labels: objects.node(node).map(|item| &item.metadata.labels),
-        };
+        let mut this =
+            Self { remote: vec![(identity::REMOTE_NODE, BTreeMap::new())], told_apart, number_of: BTreeMap::new() };
         if !told_apart {
             return Ok(this);
         }
@@ -64,10 +59,6 @@ impl<'a> NodeIdentities<'a> {
             if matches(selector, |key| labels.get(key).copied()) {
                 to.push(*number);
             }
-        }
-        let own = |key: &str| self.own_labels.and_then(|labels| labels.get(key)).map(String::as_str);
-        if matches(selector, own) {
-            to.push(identity::HOST);
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) enum Role {
     Drop { rule: u32 },
     /// Dropped as a destination unless an endpoint has the address.
     EndpointRange { rule: u32 },
-    /// Never dropped by this filter.
+    /// Never dropped by this filter, be it source or destination.
     Allow,
 }
 
@@ -56,10 +56,11 @@ impl Prefix for Prefix6 {
 
 type StateId = u32;
 
-/// What holds below some chain of prefixes. Of the drops, the most specific first, at most one per filter.
+/// What holds below some chain of prefixes. Of filters that drop, the first explains; of one filter's lists, the one
+/// whose prefix is the most specific.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct State {
-    /// (filter, rule)
+    /// (filter, rule), by filter
     drops: Vec<(u32, u32)>,
     ranges: Vec<(u32, u32)>,
     /// Filters that allow; sorted.
@@ -73,9 +74,9 @@ impl State {
         if next.allowed.binary_search(&filter).is_ok() {
             return next;
         }
-        let put = |list: &mut Vec<(u32, u32)>, rule| {
-            list.retain(|(other, _)| *other != filter);
-            list.insert(0, (filter, rule));
+        let put = |list: &mut Vec<(u32, u32)>, rule| match list.binary_search_by_key(&filter, |(other, _)| *other) {
+            Ok(at) => list[at].1 = rule,
+            Err(at) => list.insert(at, (filter, rule)),
         };
         match source.role {
             Role::Drop { rule } => put(&mut next.drops, rule),
@@ -240,7 +241,7 @@ mod tests {
                     let rule = wanted(sources[*source as usize])?;
                     let filter = sources[*source as usize].filter;
                     let held = filters[filter as usize].groups & (1 << group) != 0 && !allows(filter);
-                    held.then_some((std::cmp::Reverse(prefix.length), std::cmp::Reverse(*source), rule))
+                    held.then_some((filter, std::cmp::Reverse(prefix.length), std::cmp::Reverse(*source), rule))
                 })
                 .min()
                 .map(|(.., rule)| rule)

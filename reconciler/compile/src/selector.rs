@@ -58,11 +58,12 @@ pub(crate) struct EndpointSelector {
 }
 
 impl EndpointSelector {
-    /// A peer of a Cilium rule: in the policy's namespace, unless it says itself which one, or names something reserved.
+    /// A peer of a Cilium rule: in the policy's namespace, unless it says itself which one, by name or by the
+    /// namespace's labels, or names something reserved.
     pub fn cilium_peer(namespace: Option<&Arc<str>>, labels: &LabelSelector) -> Self {
         let free = keys(labels).any(|key| {
             let key = plain_key(key);
-            key == NAMESPACE_LABEL || key.starts_with(RESERVED_PREFIX)
+            key == NAMESPACE_LABEL || key.starts_with(NAMESPACE_LABELS_PREFIX) || key.starts_with(RESERVED_PREFIX)
         });
         let scope = match namespace {
             Some(namespace) if !free => Scope::One(Arc::clone(namespace)),
@@ -138,6 +139,7 @@ mod tests {
         assert_eq!(scope(selector(&[("k8s:io.kubernetes.pod.namespace", "x")], &[])), Scope::Every);
         assert_eq!(scope(selector(&[], &[(NAMESPACE_LABEL, Operator::Exists, &[])])), Scope::Every);
         assert_eq!(scope(selector(&[("reserved:host", "")], &[])), Scope::Every);
+        assert_eq!(scope(selector(&[("io.cilium.k8s.namespace.labels.team", "blue")], &[])), Scope::Every);
         let everywhere = EndpointSelector::cilium_peer(None, &selector(&[], &[]));
         assert_eq!(everywhere.scope, Scope::Every);
     }

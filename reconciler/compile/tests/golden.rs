@@ -3,43 +3,47 @@
 //! `WEIR_BLESS=1 cargo test -p weir-compile --test golden` writes the expected files anew.
 mod support;
 
-use std::{fmt::Write, fs, path::Path};
+use std::{fs, path::Path};
 
-use support::{facts, parse, try_compile};
+use support::compiled;
 use weir_compile::Compiled;
 use weir_plan::{Provenance, Tables, Wiring};
 
 /// One line an entry: table, key, value, and the object that wants it.
 fn shown(set: &Compiled) -> String {
     let mut text = String::new();
+    let mut line = |entry: String| {
+        text.push_str(&entry);
+        text.push('\n');
+    };
     let (tables, wiring) = (Tables::default().diff(&set.tables), Wiring::default().diff(&set.wiring));
     for change in tables.changes().chain(wiring.changes()) {
         let (key, _, value) = change.show();
         let owner = set.provenance.owner(&change).map(|index| set.provenance.objects()[index].object.to_string());
         let owner = owner.unwrap_or_else(|| "the node".to_owned());
-        writeln!(text, "{} | {key} | {} | {owner}", change.table(), value.unwrap_or_default()).unwrap();
+        line(format!("{} | {key} | {} | {owner}", change.table(), value.unwrap_or_default()));
     }
     for (number, rule) in set.provenance.rules() {
-        writeln!(text, "rule | {number} | {} | {}", rule.path, rule.object).unwrap();
+        line(format!("rule | {number} | {} | {}", rule.path, rule.object));
     }
     for one in &set.identities {
-        writeln!(text, "identity | {} | {:?}", one.number, one.labels).unwrap();
+        line(format!("identity | {} | {:?}", one.number, one.labels));
     }
     for one in &set.pending {
-        writeln!(text, "pending | {} | {}: {}", one.object, one.code, one.message).unwrap();
+        line(format!("pending | {} | {}: {}", one.object, one.code, one.message));
     }
     text
 }
 
 fn check(name: &str) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let manifests = fs::read_to_string(directory.join(format!("{name}.yaml"))).unwrap();
-    let found = shown(&try_compile(&parse(&manifests), &facts()).unwrap());
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let found = shown(&compiled(&read(&directory.join(format!("{name}.yaml")))));
     let expected = directory.join(format!("{name}.txt"));
     if std::env::var_os("WEIR_BLESS").is_some() {
-        fs::write(&expected, &found).unwrap();
+        fs::write(&expected, &found).unwrap_or_else(|error| panic!("{}: {error}", expected.display()));
     }
-    let expected = fs::read_to_string(&expected).unwrap();
+    let expected = read(&expected);
     for (line, (found, expected)) in found.lines().zip(expected.lines()).enumerate() {
         assert_eq!(found, expected, "{name}.txt:{}", line + 1);
     }

@@ -15,7 +15,7 @@ fn without_a_policy_everything_passes_and_nobody_is_a_subject() {
 
 #[test]
 fn selection_denies_by_default_in_its_direction_only() {
-    let set = with_policy("{endpointSelector: {matchLabels: {app: web}}, ingress: []}");
+    let set = with_policy("{endpointSelector: {matchLabels: {app: web}}, ingress: [{}]}");
     assert_eq!(ingress(&set, "db", "web", TCP, 80), (Outcome::DefaultDeny, None));
     assert_eq!(egress(&set, "web", "db", TCP, 80), (Outcome::NotEnforced, None));
     assert_eq!(ingress(&set, "web", "db", TCP, 80), (Outcome::NotEnforced, None));
@@ -30,7 +30,7 @@ fn default_deny_can_be_switched() {
     );
     assert_eq!(ingress(&off, "db", "web", TCP, 1).0, Outcome::Deny);
     assert_eq!(ingress(&off, "world", "web", TCP, 1), (Outcome::NotEnforced, None));
-    let on = with_policy("{endpointSelector: {}, enableDefaultDeny: {egress: true}, ingress: [{}]}");
+    let on = with_policy("{endpointSelector: {}, enableDefaultDeny: {egress: true}, ingress: [{fromEntities: [all]}]}");
     assert!(!leaves(&on, "web", "world", TCP, 1));
     assert!(enters(&on, "world", "web", TCP, 1));
 }
@@ -72,7 +72,12 @@ fn ranges_hold_at_their_borders() {
 fn deny_wins_and_the_most_specific_explains() {
     let peer = "fromEndpoints: [{matchLabels: {app: db}}]";
     let port = "toPorts: [{ports: [{port: '80', protocol: TCP}]}]";
-    let shapes = [format!("{{{peer}, {port}}}"), format!("{{{port}}}"), format!("{{{peer}}}"), "{}".to_owned()];
+    let shapes = [
+        format!("{{{peer}, {port}}}"),
+        format!("{{{port}}}"),
+        format!("{{{peer}}}"),
+        "{fromEntities: [all]}".to_owned(),
+    ];
     for (a, allow) in shapes.iter().enumerate() {
         for (d, deny) in shapes.iter().enumerate() {
             let set = with_policy(&format!(
@@ -103,8 +108,8 @@ fn deny_wins_and_the_most_specific_explains() {
 #[test]
 fn of_equal_entries_the_first_object_and_path_explains() {
     let set = with_policies(&[
-        ("NetworkPolicy", "{endpointSelector: {}, ingress: [{}, {}]}"),
-        ("NetworkPolicy", "{endpointSelector: {matchLabels: {app: web}}, ingress: [{}]}"),
+        ("NetworkPolicy", "{endpointSelector: {}, ingress: [{fromEntities: [all]}, {fromEntities: [all]}]}"),
+        ("NetworkPolicy", "{endpointSelector: {matchLabels: {app: web}}, ingress: [{fromEntities: [all]}]}"),
     ]);
     let decision = trace(&set, "db", "web", TCP, 1).ingress.unwrap();
     let rule = decision.rule.unwrap();
@@ -245,10 +250,24 @@ fn a_present_and_empty_list_of_peers_is_nobody() {
 }
 
 #[test]
+fn the_empty_rule_only_makes_its_section_one_that_is_there() {
+    let set = with_policy("{endpointSelector: {matchLabels: {app: web}}, ingress: [{}], egressDeny: [{}]}");
+    assert!(set.tables.policy.is_empty());
+    assert_eq!(ingress(&set, "db", "web", TCP, 1), (Outcome::DefaultDeny, None));
+    assert_eq!(egress(&set, "web", "db", TCP, 1), (Outcome::DefaultDeny, None));
+    // An empty section is one that is not there.
+    let empty = with_policy("{endpointSelector: {matchLabels: {app: web}}, ingress: [], egressDeny: []}");
+    assert_eq!(ingress(&empty, "db", "web", TCP, 1), (Outcome::NotEnforced, None));
+    assert_eq!(egress(&empty, "web", "db", TCP, 1), (Outcome::NotEnforced, None));
+    let ports = with_policy("{endpointSelector: {matchLabels: {app: web}}, ingress: [{toPorts: [{}]}]}");
+    assert!(enters(&ports, "world", "web", TCP, 1));
+}
+
+#[test]
 fn a_namespaced_policy_selects_in_its_own_namespace() {
-    let set = with_policy("{endpointSelector: {}, ingress: []}");
+    let set = with_policy("{endpointSelector: {}, ingress: [{}]}");
     assert!(!enters(&set, "world", "web", TCP, 1) && enters(&set, "world", "x", TCP, 1));
-    let everywhere = with_policies(&[("Clusterwide", "{endpointSelector: {}, ingress: []}")]);
+    let everywhere = with_policies(&[("Clusterwide", "{endpointSelector: {}, ingress: [{}]}")]);
     assert!(!enters(&everywhere, "world", "x", TCP, 1));
     assert!(enters(&everywhere, "world", "host", TCP, 1), "the host is selected by nodes only");
 }
@@ -296,7 +315,8 @@ fn nodes_are_selected_by_their_labels() {
         ("NetworkPolicy", "{endpointSelector: {matchLabels: {app: web}}, egress: [{toEntities: [remote-node]}]}"),
     ]);
     assert!(enters(&set, "192.0.2.2", "web", TCP, 1) && !enters(&set, "host", "web", TCP, 1));
-    assert!(enters(&set, "host", "db", TCP, 1) && !enters(&set, "192.0.2.2", "db", TCP, 1));
+    // Node selectors are about other nodes; this one is the entity `host`.
+    assert!(!enters(&set, "host", "db", TCP, 1) && !enters(&set, "192.0.2.2", "db", TCP, 1));
     assert!(leaves(&set, "web", "192.0.2.2", TCP, 1) && !leaves(&set, "web", "host", TCP, 1));
 }
 
@@ -308,14 +328,14 @@ fn the_host_firewall() {
     )]);
     assert!(enters(&set, "world", "host", TCP, 22) && !enters(&set, "world", "host", TCP, 23));
     assert!(enters(&set, "web", "host", TCP, 23) && enters(&set, "world", "web", TCP, 23));
-    let elsewhere = with_policies(&[("Clusterwide", "{nodeSelector: {matchLabels: {zone: b}}, ingress: []}")]);
+    let elsewhere = with_policies(&[("Clusterwide", "{nodeSelector: {matchLabels: {zone: b}}, ingress: [{}]}")]);
     assert!(elsewhere.tables.subjects.is_empty());
 }
 
 #[test]
 fn several_specs_have_paths_of_their_own() {
     let text = format!(
-        "{CLUSTER}apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: p}}\nspecs:\n- {{endpointSelector: {{matchLabels: {{app: db}}}}, ingress: [{{}}]}}\n- {{endpointSelector: {{matchLabels: {{app: web}}}}, egressDeny: [{{toPorts: [{{ports: [{{port: '25'}}]}}]}}]}}\n"
+        "{CLUSTER}apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: p}}\nspecs:\n- {{endpointSelector: {{matchLabels: {{app: db}}}}, ingress: [{{fromEntities: [all]}}]}}\n- {{endpointSelector: {{matchLabels: {{app: web}}}}, egressDeny: [{{toPorts: [{{ports: [{{port: '25'}}]}}]}}]}}\n"
     );
     let set = compiled(&text);
     assert_eq!(ingress(&set, "web", "db", TCP, 1).1.unwrap(), "specs[0].ingress[0]");
@@ -348,6 +368,11 @@ fn kubernetes_policies() {
     assert!(leaves(&egress_only, "web", "x", TCP, 1) && !leaves(&egress_only, "web", "db", TCP, 1));
     assert!(!leaves(&egress_only, "web", "host", TCP, 1));
 
-    let both = with_policies(&[("Kubernetes", "{podSelector: {}, egress: []}")]);
+    let both = with_policies(&[("Kubernetes", "{podSelector: {}, policyTypes: [Ingress, Egress]}")]);
     assert!(!enters(&both, "db", "web", TCP, 1) && !leaves(&both, "web", "db", TCP, 1));
+    let implied = with_policies(&[("Kubernetes", "{podSelector: {}, egress: [{ports: [{port: 53, protocol: UDP}]}]}")]);
+    assert!(!enters(&implied, "db", "web", TCP, 1) && !leaves(&implied, "web", "db", TCP, 1));
+    assert!(leaves(&implied, "web", "world", UDP, 53));
+    let empty = with_policies(&[("Kubernetes", "{podSelector: {}, egress: []}")]);
+    assert!(!enters(&empty, "db", "web", TCP, 1) && leaves(&empty, "web", "db", TCP, 1), "as the API server defaults");
 }
