@@ -73,11 +73,18 @@ fn items(rule: &PolicyRule, direction: Direction) -> Vec<Item<'_>> {
 
 /// Whether this rule, which selects the subject, turns default deny on.
 pub(crate) fn default_deny(rule: &PolicyRule, direction: Direction) -> bool {
-    let (written, section) = match direction {
-        Direction::Ingress => (rule.enable_default_deny.ingress, rule.ingress.is_some() || rule.ingress_deny.is_some()),
-        Direction::Egress => (rule.enable_default_deny.egress, rule.egress.is_some() || rule.egress_deny.is_some()),
+    // A section without items says nothing, as in Cilium: `ingress: []` does not isolate, `ingress: [{}]` does.
+    let (written, items) = match direction {
+        Direction::Ingress => (
+            rule.enable_default_deny.ingress,
+            rule.ingress.as_ref().map_or(0, Vec::len) + rule.ingress_deny.as_ref().map_or(0, Vec::len),
+        ),
+        Direction::Egress => (
+            rule.enable_default_deny.egress,
+            rule.egress.as_ref().map_or(0, Vec::len) + rule.egress_deny.as_ref().map_or(0, Vec::len),
+        ),
     };
-    written.unwrap_or(section)
+    written.unwrap_or(items > 0)
 }
 
 /// Every match among the items of one `spec` that selects the subject. `namespace`: of the policy, `None` when it is
@@ -93,9 +100,14 @@ pub(crate) fn matches(
     let receiver = world.receiver(question.receiver);
     for item in items(rule, question.direction) {
         let Some(any_peer) = peer_matches(world, &item, namespace, question.peer) else { continue };
-        for (shape, rest) in ports::matches(item.to_ports, item.icmps, question.protocol, receiver) {
+        for (ports, rest) in ports::matches(item.to_ports, item.icmps, question.protocol, receiver) {
             let rule = RuleId { object: object.key.clone(), path: format!("{}{rest}", item.path) };
-            found.push(Match { deny: item.deny, ports: shape, any_peer, rule });
+            found.push(Match {
+                deny: item.deny,
+                ports: ports.shape,
+                any_peer: any_peer && !question.names_the_peer(ports),
+                rule,
+            });
         }
     }
     found

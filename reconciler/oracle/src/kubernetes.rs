@@ -9,7 +9,7 @@ use crate::{
     labels::selects,
     peer::Peer,
     ports::port_matches,
-    rank::{Match, PortShape},
+    rank::{Match, PortMatch, PortShape},
     world::{Direction, Question, World},
 };
 
@@ -42,11 +42,13 @@ pub(crate) fn matches(
         if !any_peer && !peers.iter().any(|named| peer_matches(world, object, named, question.peer)) {
             continue;
         }
-        let mut push = |ports, path| {
-            found.push(Match { deny: false, ports, any_peer, rule: RuleId { object: object.key.clone(), path } });
+        let mut push = |ports: PortMatch, path| {
+            let any_peer = any_peer && !question.names_the_peer(ports);
+            let rule = RuleId { object: object.key.clone(), path };
+            found.push(Match { deny: false, ports: ports.shape, any_peer, rule });
         };
         if ports.is_empty() {
-            push(PortShape::AnyProtocol, format!("spec.{section}[{i}]"));
+            push(PortMatch::number(PortShape::AnyProtocol), format!("spec.{section}[{i}]"));
         }
         for (k, port) in ports.iter().enumerate() {
             let port = PortProtocol {
@@ -54,8 +56,8 @@ pub(crate) fn matches(
                 end_port: port.end_port,
                 protocol: port.protocol.unwrap_or(Protocol::Tcp),
             };
-            if let Some(shape) = port_matches(&port, question.protocol, world.receiver(question.receiver)) {
-                push(shape, format!("spec.{section}[{i}].ports[{k}]"));
+            if let Some(ports) = port_matches(&port, question.protocol, world.receiver(question.receiver)) {
+                push(ports, format!("spec.{section}[{i}].ports[{k}]"));
             }
         }
     }

@@ -22,8 +22,9 @@
 //! - **The empty rule**: `ingress: [{}]` (no peer, no port, no ICMP field) matches nothing: it is Cilium's form of
 //!   "default deny, and allow nobody". With `toPorts` or `icmps` and no peer field, every peer matches. A peer field
 //!   that is present and empty matches no peer; an empty `toPorts` or `icmps` list is as good as none.
-//! - **Default deny** holds in a direction as soon as a rule that selects the subject has a section for it, even an
-//!   empty one, unless `enableDefaultDeny` says otherwise. Deny rules hold where default deny does not.
+//! - **Default deny** holds in a direction as soon as a rule that selects the subject has an item for it (`[{}]`; an
+//!   empty section is one that is not there), unless `enableDefaultDeny` says otherwise. Deny rules hold where default
+//!   deny does not.
 //! - **Named ports** are resolved by the `ports` of the endpoint that receives the flow; without such a port, no match.
 //! - **Host**: selected by `nodeSelector`, which is matched with the labels of this node's `Node`. Traffic from the host
 //!   to its endpoints is policed like any other (Kubernetes would always let it pass; Cilium with
@@ -31,7 +32,7 @@
 //! - **Neighbour discovery** (ICMPv6 types 133 to 137) is never judged.
 //! - **Which rule is named** when several match: deny before allow; then more port bits (a range counts as the
 //!   aligned block of it that holds the port); then an exact protocol before any; then an exact peer before any (`all`
-//!   is any); then the smallest (object key, rule path).
+//!   is any; a named port of an egress rule is a port of one peer, so exact); then the smallest (object key, rule path).
 #![forbid(unsafe_code)]
 
 mod cilium;

@@ -1,7 +1,10 @@
 //! The L4 part of a rule.
 use weir_schema::{EndpointSpec, IcmpFamily, IcmpRule, PortNumber, PortProtocol, PortRule, Protocol};
 
-use crate::{FlowProtocol, rank::PortShape};
+use crate::{
+    FlowProtocol,
+    rank::{PortMatch, PortShape},
+};
 
 /// Protocol and destination port, of the protocols that have ports.
 fn transport(flow: FlowProtocol) -> Option<(Protocol, u16)> {
@@ -23,20 +26,20 @@ pub(crate) fn matches(
     icmps: Option<&[IcmpRule]>,
     flow: FlowProtocol,
     receiver: Option<&EndpointSpec>,
-) -> Vec<(PortShape, String)> {
+) -> Vec<(PortMatch, String)> {
     let to_ports = to_ports.unwrap_or_default();
     let icmps = icmps.unwrap_or_default();
     if to_ports.is_empty() && icmps.is_empty() {
-        return vec![(PortShape::AnyProtocol, String::new())];
+        return vec![(PortMatch::number(PortShape::AnyProtocol), String::new())];
     }
     let mut found = Vec::new();
     for (j, rule) in to_ports.iter().enumerate() {
         if rule.ports.is_empty() {
-            found.push((PortShape::AnyProtocol, format!(".toPorts[{j}]")));
+            found.push((PortMatch::number(PortShape::AnyProtocol), format!(".toPorts[{j}]")));
         }
         for (k, port) in rule.ports.iter().enumerate() {
-            if let Some(shape) = port_matches(port, flow, receiver) {
-                found.push((shape, format!(".toPorts[{j}].ports[{k}]")));
+            if let Some(ports) = port_matches(port, flow, receiver) {
+                found.push((ports, format!(".toPorts[{j}].ports[{k}]")));
             }
         }
     }
@@ -48,7 +51,7 @@ pub(crate) fn matches(
                 _ => false,
             };
             if same {
-                found.push((PortShape::Protocol { bits: 16 }, format!(".icmps[{j}].fields[{k}]")));
+                found.push((PortMatch::number(PortShape::Protocol { bits: 16 }), format!(".icmps[{j}].fields[{k}]")));
             }
         }
     }
@@ -59,22 +62,22 @@ pub(crate) fn port_matches(
     rule: &PortProtocol,
     flow: FlowProtocol,
     receiver: Option<&EndpointSpec>,
-) -> Option<PortShape> {
+) -> Option<PortMatch> {
     let (protocol, port) = transport(flow)?;
     if !covers(rule.protocol, protocol) {
         return None;
     }
     match &rule.port {
-        PortNumber::Number(0) if rule.end_port.is_none() => Some(PortShape::Protocol { bits: 0 }),
+        PortNumber::Number(0) if rule.end_port.is_none() => Some(PortMatch::number(PortShape::Protocol { bits: 0 })),
         PortNumber::Number(first) => {
             let last = rule.end_port.unwrap_or(*first);
-            block_bits(*first, last, port).map(|bits| PortShape::Protocol { bits })
+            block_bits(*first, last, port).map(|bits| PortMatch::number(PortShape::Protocol { bits }))
         }
         PortNumber::Name(name) => receiver?
             .ports
             .iter()
             .any(|named| named.name == *name && named.port == port && covers(named.protocol, protocol))
-            .then_some(PortShape::Protocol { bits: 16 }),
+            .then_some(PortMatch { shape: PortShape::Protocol { bits: 16 }, named: true }),
     }
 }
 

@@ -7,7 +7,8 @@ use crate::{RuleId, World};
 
 impl World<'_> {
     /// The rule that drops a packet which arrives on `interface`, `None` when none does. Sources are looked at before
-    /// destinations, lists before unknown destinations; then the smallest (object key, rule path).
+    /// destinations, lists before unknown destinations; then the smallest (object key, rule path). An address in `allow`
+    /// is never dropped by its filter: neither as what the filter matches, nor as an unknown destination.
     pub fn prefilter(&self, interface: &str, source: IpAddr, destination: IpAddr) -> Option<RuleId> {
         let filters: Vec<(&Object, &CidrFilterSpec)> =
             self.filters().filter(|(_, filter)| self.watches(filter, interface)).collect();
@@ -17,11 +18,9 @@ impl World<'_> {
         };
         by_list(FilterMatch::Source, source).or_else(|| by_list(FilterMatch::Destination, destination)).or_else(|| {
             let unknown = self.is_endpoint_range(destination) && !self.is_delivered_here(destination);
-            let dropping = filters.iter().filter(|(_, filter)| {
-                unknown
-                    && filter.drop_unknown_destinations
-                    && !(filter.matches == FilterMatch::Destination && excepted(filter, destination))
-            });
+            let dropping = filters
+                .iter()
+                .filter(|(_, filter)| unknown && filter.drop_unknown_destinations && !excepted(filter, destination));
             dropping.map(|(object, _)| rule(object, "spec.dropUnknownDestinations")).min()
         })
     }

@@ -20,6 +20,20 @@ pub(crate) enum PortShape {
     },
 }
 
+/// How the ports of a rule match a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortMatch {
+    pub shape: PortShape,
+    /// By a name, which is a port of one endpoint.
+    pub named: bool,
+}
+
+impl PortMatch {
+    pub(crate) const fn number(shape: PortShape) -> Self {
+        Self { shape, named: false }
+    }
+}
+
 /// The match that wins.
 pub(crate) fn best(matches: Vec<Match>) -> Option<Match> {
     matches.into_iter().reduce(|best, other| if outranks(&other, &best) { other } else { best })

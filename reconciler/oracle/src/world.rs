@@ -7,7 +7,7 @@ use crate::{
     End, Flow, FlowProtocol, Judgement, Subject, Verdict, cilium, kubernetes,
     labels::{self, Labels},
     peer::Peer,
-    rank::{self, Match},
+    rank::{self, Match, PortMatch},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,13 @@ pub(crate) struct Question<'a> {
     /// The flow's destination, by whose `ports` named ports are resolved.
     pub receiver: Peer<'a>,
     pub protocol: FlowProtocol,
+}
+
+impl Question<'_> {
+    /// A named port of an egress rule is a port of the peer: the rule means this peer, even if it speaks of all.
+    pub(crate) fn names_the_peer(&self, ports: PortMatch) -> bool {
+        ports.named && self.direction == Direction::Egress
+    }
 }
 
 /// A set of objects as one node sees it.

@@ -31,10 +31,17 @@ fn a_rule_for_egress_denies_egress_and_leaves_ingress_open() {
 }
 
 #[test]
-fn an_empty_section_or_an_empty_rule_allows_nobody() {
-    for section in ["ingress: []", "ingress: [{}]", "ingressDeny: []", "ingressDeny: [{}]"] {
+fn an_empty_rule_allows_nobody_and_an_empty_section_is_none() {
+    for (section, verdict) in [
+        ("ingress: [{}]", DefaultDeny),
+        ("ingressDeny: [{}]", DefaultDeny),
+        ("ingress: [], ingressDeny: [{}]", DefaultDeny),
+        ("ingress: []", Allow),
+        ("ingressDeny: []", Allow),
+        ("ingress: [], enableDefaultDeny: {ingress: true}", DefaultDeny),
+    ] {
         let set = on_web(section);
-        assert_eq!(set.ingress(DB, WEB, tcp(80)), DefaultDeny, "{section}");
+        assert_eq!(set.ingress(DB, WEB, tcp(80)), verdict, "{section}");
         assert_eq!(set.egress(WEB, DB, tcp(80)), Allow, "{section}");
     }
 }

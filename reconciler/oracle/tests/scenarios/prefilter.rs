@@ -17,7 +17,7 @@ const FILTERS: &str = "
 ---
 {apiVersion: weir/v1alpha1, kind: CidrFilter, metadata: {name: dst}, spec: {interfaces: [wan0], match: destination, cidrs: [203.0.113.0/24]}}
 ---
-{apiVersion: weir/v1alpha1, kind: CidrFilter, metadata: {name: unknown}, spec: {dropUnknownDestinations: true}}
+{apiVersion: weir/v1alpha1, kind: CidrFilter, metadata: {name: unknown}, spec: {dropUnknownDestinations: true, allow: [10.0.1.200/32]}}
 ";
 
 #[test]
@@ -46,5 +46,6 @@ fn unknown_destinations_inside_the_endpoint_range() {
     assert_eq!(dropped(&set, "eth0", REMOTE, "10.0.1.77"), Some("unknown spec.dropUnknownDestinations".to_owned()));
     assert_eq!(dropped(&set, "eth0", REMOTE, WEB), None);
     assert_eq!(dropped(&set, "eth0", REMOTE, FAR), None, "another node's range");
+    assert_eq!(dropped(&set, "eth0", REMOTE, "10.0.1.200"), None, "an exception");
     assert_eq!(dropped(&set, "wan0", REMOTE, "10.0.1.77"), None);
 }
