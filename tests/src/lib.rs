@@ -3,4 +3,5 @@
 //! What the tests share lives here; each file in `tests/` is one subject.
 
 pub mod node;
+pub mod packet;
 pub mod property;
