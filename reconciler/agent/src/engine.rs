@@ -7,8 +7,8 @@ use std::{path::PathBuf, sync::Arc};
 use weir_abi::Generation;
 use weir_compile::{Input, TraceFlow, Who};
 use weir_plan::{
-    Change, Commit, Datapath, Journal, Numbering, Observed, Operation, Phase, Plan, Store, Suspension, Tables, Wiring,
-    WiringDelta,
+    Change, Commit, Datapath, Journal, Numbering, ObjectInfo, Observed, Operation, Phase, Plan, Provenance, Store,
+    Suspension, Tables, Wiring, WiringDelta,
 };
 use weir_schema::Options;
 
@@ -322,14 +322,14 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             return Ok(Applied { commit: None, flipped: false, desired: planned.desired, timings });
         }
         self.guard(&planned, allow)?;
-        let drifted = !planned.plan.drift.is_empty();
+        let nobody_wants_back = !planned.plan.drift.is_empty() || interrupted_at_flip(planned.unfinished);
         let applied = self.execute(planned, operation, restores);
         match &applied {
             Err(_) => self.forget(),
-            // What somebody else wrote is on the standby side now: nobody wants to go back to that.
-            Ok(applied) if drifted && applied.flipped => {
+            // The standby side now holds what somebody else wrote, or what no commit tells of.
+            Ok(applied) if nobody_wants_back && applied.flipped => {
                 if let Err(error) = self.catch_up() {
-                    tracing::warn!(%error, "healed, and the standby side still holds the drift; the next plan sees it");
+                    tracing::warn!(%error, "applied, and the standby side is left as it was; the next plan sees it");
                 }
             }
             Ok(_) => {}
@@ -338,13 +338,23 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     }
 
     fn guard(&self, planned: &Planned, allow: Allow) -> Result<(), Error> {
-        let Some(applied) = &planned.applied else { return Ok(()) };
-        if !allow.mass_delete
-            && let Some(refusal) =
-                guard::mass_delete(applied.target().provenance.objects(), planned.desired.target().provenance.objects())
+        fn objects(snapshot: &Snapshot) -> &[ObjectInfo] {
+            snapshot.compiled.provenance.objects()
+        }
+        let desired = objects(&planned.desired);
+        if let (false, Some(applied)) = (allow.mass_delete, &planned.applied)
+            && let Some(refusal) = guard::mass_delete(objects(applied), desired)
         {
             return Err(Error::Guard(refusal));
         }
+        if !allow.mass_delete && desired.is_empty() {
+            let source = match &*planned.desired.manifests.source {
+                "" => "standard input",
+                source => source,
+            };
+            return Err(Error::Guard(guard::Refusal::NoObjects { source: source.to_owned() }));
+        }
+        let Some(applied) = &planned.applied else { return Ok(()) };
         if !allow.lockout && !planned.plan.active.is_empty() {
             let sessions = session::sessions(&self.options.proc);
             let refusal = guard::lockout(

@@ -19,6 +19,8 @@ pub struct Allow {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    /// The source has no object at all.
+    NoObjects { source: String },
     /// Nothing is left of these kinds.
     KindsVanish { kinds: Vec<(String, usize)> },
     /// Over half of ten or more objects.
@@ -30,6 +32,7 @@ pub enum Refusal {
 impl Refusal {
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::NoObjects { .. } => "no-objects",
             Self::KindsVanish { .. } | Self::MostVanish { .. } => "mass-delete",
             Self::Lockout { .. } => "lockout",
         }
@@ -37,6 +40,9 @@ impl Refusal {
 
     pub const fn help(&self) -> &'static str {
         match self {
+            Self::NoObjects { .. } => {
+                "put *.yaml or *.yml files there, or name another place; if nothing is what is meant, add --allow-mass-delete"
+            }
             Self::KindsVanish { .. } | Self::MostVanish { .. } => {
                 "the manifests name the whole desired state: is a directory missing? If it is meant, add --allow-mass-delete"
             }
@@ -50,6 +56,7 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoObjects { source } => write!(f, "{source} has no manifests"),
             Self::KindsVanish { kinds } => {
                 f.write_str("this would delete every ")?;
                 for (index, (kind, count)) in kinds.iter().enumerate() {

@@ -477,6 +477,9 @@ fn an_invalid_set_changes_nothing() {
 fn mass_deletion_must_be_meant() {
     let world = World::new();
     let mut engine = world.engine();
+    let error = apply(&mut engine, &manifests(&[])).unwrap_err();
+    assert_eq!((error.code(), error.exit().0), ("no-objects", 65));
+    assert_eq!(error.to_string(), "dir:/etc/weir has no manifests");
     applied(&mut engine, &first());
     let effort = world.effort();
     let without_policy = manifests(&[("node.yaml", NODE), ("filter.yaml", &filter(&["198.51.100.0/24"]))]);

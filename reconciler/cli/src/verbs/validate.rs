@@ -1,7 +1,7 @@
 use std::io::Write;
 
 use serde::Serialize;
-use weir_agent::{Error, Exit, FORMAT_VERSION, Problem};
+use weir_agent::{Error, Exit, FORMAT_VERSION, Problem, Refusal};
 use weir_compile::Input;
 use weir_plan::{NodeFacts, Numbering};
 use weir_schema::Options;
@@ -27,6 +27,10 @@ pub fn run(context: &Context, args: &SourceArgs) -> Result<Exit, Error> {
     let manifests = Source::new(args)?.read()?;
     let options = Options { ignore_foreign: args.ignore_foreign };
     let inventory = weir_schema::parse(&manifests.files, &options).map_err(Error::Manifests)?;
+    if inventory.is_empty() {
+        let source = if manifests.source.is_empty() { "standard input" } else { &manifests.source };
+        return Err(Error::Guard(Refusal::NoObjects { source: source.to_owned() }));
+    }
     let facts = NodeFacts::default();
     let input = Input { inventory: &inventory, node: &context.node(), facts: &facts, sequence: 1 };
     weir_compile::compile(&input, &mut Numbering::default()).map_err(Error::Compile)?;
