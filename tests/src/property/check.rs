@@ -20,11 +20,13 @@ pub struct Disagreement {
     pub what: String,
     pub expected: String,
     pub found: String,
+    /// Not only in the rule that is named.
+    pub differs_in_verdict: bool,
 }
 
 impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, what, expected, found } = self;
+        let Self { seed, what, expected, found, .. } = self;
         write!(f, "set {seed:#x}: {what}: the evaluator says {expected}, the tables say {found}")
     }
 }
@@ -35,6 +37,7 @@ pub struct Counts {
     pub flows: usize,
     pub allowed: usize,
     /// Ends by what decided.
+    pub elsewhere: usize,
     pub not_enforced: usize,
     pub by_rule: usize,
     pub rule_deny: usize,
@@ -52,11 +55,7 @@ pub fn name_of_rule(rule: &RuleRef) -> String {
 }
 
 fn name_of(rule: Option<&RuleId>) -> String {
-    rule.map_or_else(
-        || "no rule".to_owned(),
-        // As plans name objects.
-        |rule| format!("{} {}/{} {}", rule.object.kind, rule.object.namespace, rule.object.name, rule.path),
-    )
+    rule.map_or_else(|| "no rule".to_owned(), ToString::to_string)
 }
 
 fn say(verdict: impl fmt::Debug, rule: &str) -> String {
@@ -91,11 +90,12 @@ pub fn compare(
         let rule = model::prefilter(tables, interface, source, destination);
         counts.prefilter_packets += 1;
         counts.prefilter_drops += usize::from(expected.is_some());
+        let differs_in_verdict = expected.is_some() != rule.is_some();
         let expected = name_of(expected.as_ref());
         let rule = rule.map_or_else(|| "no rule".to_owned(), |rule| name_of_number(rule, rule_of));
         if expected != rule {
             let what = format!("{source} -> {destination} at {interface}");
-            found.push(Disagreement { seed: set.seed, what, expected, found: rule });
+            found.push(Disagreement { seed: set.seed, what, expected, found: rule, differs_in_verdict });
         }
     }
     found
@@ -111,6 +111,7 @@ pub fn name_of_number(rule: u32, rule_of: RuleOf<'_>) -> String {
 fn count(counts: &mut Counts, end: &End) {
     use weir_oracle::Verdict::*;
     match (end.verdict, &end.rule) {
+        _ if end.subject.is_none() => counts.elsewhere += 1,
         (Allow, None) => counts.not_enforced += 1,
         (Allow, Some(_)) => counts.by_rule += 1,
         (RuleDeny, _) => counts.rule_deny += 1,
@@ -126,6 +127,8 @@ pub fn compare_end(
     decision: Option<Decision>,
     rule_of: RuleOf<'_>,
 ) -> Option<Disagreement> {
+    let differs_in_verdict = expected.subject.is_some() != decision.is_some()
+        || decision.is_some_and(|decision| decision.verdict != expected.verdict);
     let expected = match &expected.subject {
         Some(_) => say(expected.verdict, &name_of(expected.rule.as_ref())),
         None => "not of this node".to_owned(),
@@ -134,7 +137,13 @@ pub fn compare_end(
         Some(decision) => say(decision.verdict, &name_of_number(decision.rule, rule_of)),
         None => "not of this node".to_owned(),
     };
-    (expected != decision).then_some(Disagreement { seed: set.seed, what, expected, found: decision })
+    (expected != decision).then_some(Disagreement {
+        seed: set.seed,
+        what,
+        expected,
+        found: decision,
+        differs_in_verdict,
+    })
 }
 
 /// An endpoint's address has one identity, wherever it is looked up.
@@ -152,6 +161,7 @@ fn identities(set: &Generated, tables: &Tables) -> Vec<Disagreement> {
                     what: format!("the identity of {} ({address})", endpoint.name),
                     expected: "one identity".to_owned(),
                     found: format!("interface {on_interface:?}, endpoint {by_address:?}, peer {as_peer:?}"),
+                    differs_in_verdict: false,
                 });
             }
         }

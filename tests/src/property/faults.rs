@@ -17,6 +17,8 @@ pub enum Plant {
 pub struct Fault {
     pub name: &'static str,
     pub plant: Plant,
+    /// It changes no verdict, only which rule is named.
+    pub renames_only: bool,
 }
 
 pub const FAULTS: &[Fault] = &[
@@ -80,7 +82,7 @@ pub const FAULTS: &[Fault] = &[
     }),
     manifests("only the first of several specs counts", |all| {
         for document in all {
-            if let Some(specs) = document["specs"].as_array_mut() {
+            if let Some(specs) = document.get_mut("specs").and_then(Value::as_array_mut) {
                 specs.truncate(1);
             }
         }
@@ -155,15 +157,18 @@ pub const FAULTS: &[Fault] = &[
             tables.settings.insert(0, weir_abi::Settings { flags, ..settings });
         }
     }),
-    tables("entries name the wrong rule", |tables| entries(tables, |entry| entry.rule += 1)),
+    Fault {
+        renames_only: true,
+        ..tables("entries name the wrong rule", |tables| entries(tables, |entry| entry.rule += 1))
+    },
 ];
 
 const fn manifests(name: &'static str, plant: fn(&mut Vec<Value>)) -> Fault {
-    Fault { name, plant: Plant::Manifests(plant) }
+    Fault { name, plant: Plant::Manifests(plant), renames_only: false }
 }
 
 const fn tables(name: &'static str, plant: fn(&mut Tables)) -> Fault {
-    Fault { name, plant: Plant::Tables(plant) }
+    Fault { name, plant: Plant::Tables(plant), renames_only: false }
 }
 
 fn every_object(all: &mut [Value], mut edit: impl FnMut(&mut serde_json::Map<String, Value>)) {

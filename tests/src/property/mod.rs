@@ -5,6 +5,7 @@
 //! that a program walks them, which is fast and finds what the compiler got wrong; and in the kernel, with the real
 //! programs. Planted faults prove that a disagreement would be seen.
 pub mod check;
+pub mod compiled;
 pub mod faults;
 mod filters;
 pub mod flows;
@@ -15,6 +16,7 @@ mod peers;
 mod policies;
 mod ports;
 pub mod random;
+pub mod seeds;
 pub mod topology;
 
 /// Everything that a set can make use of; each must appear in at least 2 % of the sets.

@@ -16,10 +16,12 @@ pub fn files(set: &Generated) -> Vec<File> {
     set.files.iter().map(file).collect()
 }
 
+/// Parsed and checked.
+pub fn try_objects(set: &Generated) -> Result<Inventory, String> {
+    parse(&files(set), &Options::default()).map_err(|errors| format!("{errors}"))
+}
+
 /// Parsed and checked. A generated set is valid: an error is a bug of the generator or of the parser.
 pub fn objects(set: &Generated) -> Inventory {
-    match parse(&files(set), &Options::default()) {
-        Ok(inventory) => inventory,
-        Err(errors) => panic!("set {:#x} is refused: {errors:?}", set.seed),
-    }
+    try_objects(set).unwrap_or_else(|errors| panic!("set {:#x} is refused: {errors}", set.seed))
 }

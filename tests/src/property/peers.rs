@@ -42,7 +42,7 @@ fn by_labels(random: &mut Random, draft: &mut Draft) -> Value {
 
 /// Whom a policy is for.
 pub fn subject(random: &mut Random, draft: &mut Draft) -> Value {
-    if random.chance(45) { json!({}) } else { by_labels(random, draft) }
+    if random.chance(60) { json!({}) } else { by_labels(random, draft) }
 }
 
 /// An item of `fromEndpoints` or `toEndpoints`.

@@ -5,7 +5,7 @@ use super::{
     generate::{Draft, Hint},
     peers, ports,
     random::Random,
-    topology::{NAMESPACES, ZONES},
+    topology::{ZONES, namespace},
 };
 
 /// 2 to 50 rules.
@@ -47,7 +47,7 @@ fn cilium(random: &mut Random, draft: &mut Draft, name: &str, most: usize) {
     }
     let mut metadata = json!({"name": name});
     if !clusterwide {
-        metadata["namespace"] = json!(random.pick(&NAMESPACES));
+        metadata["namespace"] = json!(namespace(random));
     }
     let mut document = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata});
     if several {
@@ -154,6 +154,6 @@ fn kubernetes(random: &mut Random, draft: &mut Draft, name: &str, most: usize) {
     }
     draft.push(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"name": name, "namespace": random.pick(&NAMESPACES)}, "spec": spec,
+        "metadata": {"name": name, "namespace": namespace(random)}, "spec": spec,
     }));
 }

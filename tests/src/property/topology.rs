@@ -48,6 +48,11 @@ impl Topology {
     }
 }
 
+/// Half of everything is in one namespace, so that policies and endpoints meet.
+pub fn namespace(random: &mut Random) -> &'static str {
+    if random.chance(40) { NAMESPACES[0] } else { NAMESPACES[random.within(0..=NAMESPACES.len() - 1)] }
+}
+
 pub fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().expect("a literal address")).collect()
 }
@@ -131,9 +136,9 @@ fn endpoint(
     if random.chance(40) {
         ports.push(json!({"name": "dns", "port": 53, "protocol": "UDP"}));
     }
-    let namespace = *random.pick(&NAMESPACES);
+    let namespace = namespace(random);
     let name = format!("e{index}");
-    let attach = interface.unwrap_or("elsewhere");
+    let attach = interface.map_or_else(|| format!("elsewhere{index}"), str::to_owned);
     draft.push(json!({
         "apiVersion": "weir/v1alpha1", "kind": "Endpoint",
         "metadata": {"name": name, "namespace": namespace, "labels": labels},
