@@ -79,6 +79,9 @@ pub fn tell(weir: &Path, program: &Path) -> Result<(), Failure> {
     heading("apply, and see who reaches whom");
     story.step(&["apply", "-f", "quickstart"], 0)?;
     let before = story.table(&world, &QUICKSTART)?;
+    story.step(&["status"], 0)?;
+    story.step(&["trace", "192.0.2.10", "web", "tcp/80"], 0)?;
+    story.step(&["trace", "2001:db8:0:1::10", "db", "tcp/5432"], 0)?;
 
     heading("apply again: nothing to do");
     story.step(&["diff", "-f", "quickstart"], 0)?;
