@@ -79,6 +79,7 @@ pub fn tell(weir: &Path, program: &Path) -> Result<(), Failure> {
     heading("apply, and see who reaches whom");
     story.step(&["apply", "-f", "quickstart"], 0)?;
     let before = story.table(&world, &QUICKSTART)?;
+    story.step(&["doctor"], 0)?;
     story.step(&["status"], 0)?;
     story.step(&["trace", "192.0.2.10", "web", "tcp/80"], 0)?;
     story.step(&["trace", "2001:db8:0:1::10", "db", "tcp/5432"], 0)?;

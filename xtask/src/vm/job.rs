@@ -54,9 +54,9 @@ pub fn script(kernel: &Kernel) -> Result<String, Failure> {
     let mut step = |what: &str, command: &str| {
         let _ = writeln!(script, "step '{what}' {command}");
     };
-    step("every program is verified and loaded", &format!("{weir} doctor --state-dir /run/state"));
+    step("the node can do what Weir needs", &format!("{weir} doctor"));
     let inside = format!("unshare --mount --net --propagation private -- {} demo-inside {weir}", xtask.display());
-    step("the quickstart, by clsact", &inside);
+    step("every program loads, attached by clsact; the quickstart", &inside);
     for (name, path) in test_binaries()?.iter().filter(|(name, _)| TESTS.contains(&name.as_str())) {
         step(&format!("tests/{name}"), &path.display().to_string());
     }
