@@ -352,7 +352,7 @@ fn random_damage_has_one_reason_each() {
         (state % below as u64) as usize
     };
     let mut reasons = std::collections::BTreeMap::new();
-    for round in 0..4000 {
+    for round in 0..1500 {
         let family = if round % 2 == 0 { Family::V4 } else { Family::V6 };
         let mut frame = tcp_frame(family, Hook::ToWeb);
         frame.resize(frame.len() + random(40), 0xaa);

@@ -9,7 +9,6 @@ use crate::{
     parse::{self, Part, Window, ip, link},
     prefilter,
     run::Run,
-    skb::once_more,
     tables,
 };
 
@@ -26,7 +25,7 @@ fn xdp_ingress(context: XdpContext) -> u32 {
     let Some(case) = Case::begin(run, next_hook::XDP_INGRESS, ifindex, Subject::NOBODY) else {
         return xdp_action::DROP;
     };
-    match judge(&context, case, interface) {
+    match judge(case, interface, &window(context.ctx)) {
         Ok(reason) => {
             let network = interface.flags & interface_flags::NETWORK != 0;
             account::passed(case, reason, if network { next_hook::FROM_NETWORK } else { next_hook::STACK });
@@ -39,26 +38,9 @@ fn xdp_ingress(context: XdpContext) -> u32 {
     }
 }
 
-/// A frame in several buffers is longer than its first one, and is looked at once more if that matters.
-#[inline(always)]
-fn judge(context: &XdpContext, case: &mut Case, interface: &InterfaceInfo) -> Result<Reason, Reason> {
-    let mut window = window(context.ctx);
-    let mut attempt = 0u64;
-    loop {
-        match look(case, interface, &window) {
-            Err(Reason::Truncated) if attempt == 0 => {
-                // SAFETY: the context is valid for the whole run.
-                window.length = unsafe { bpf_xdp_get_buff_len(context.ctx) } as u32;
-                attempt = once_more(attempt);
-            }
-            verdict => return verdict,
-        }
-    }
-}
-
 /// `Ok`: as what the frame is counted.
 #[inline(always)]
-fn look(case: &mut Case, interface: &InterfaceInfo, window: &Window) -> Result<Reason, Reason> {
+fn judge(case: &mut Case, interface: &InterfaceInfo, window: &Window) -> Result<Reason, Reason> {
     let packet = &mut case.packet;
     packet.length = window.length;
     let frame = link::link(window)?;
@@ -82,9 +64,11 @@ fn look(case: &mut Case, interface: &InterfaceInfo, window: &Window) -> Result<R
 
 #[inline(always)]
 fn window(context: *mut xdp_md) -> Window {
-    // SAFETY: the context is valid for the whole run.
-    let (data, end) = unsafe { ((*context).data as usize, (*context).data_end as usize) };
-    Window { data, end, length: (end - data) as u32 }
+    // SAFETY: the context is valid for the whole run. The length is of all buffers, of which the first can be read.
+    unsafe {
+        let length = bpf_xdp_get_buff_len(context) as u32;
+        Window { data: (*context).data as usize, end: (*context).data_end as usize, length }
+    }
 }
 
 /// Takes the ports, for the report, where they are plain to see. True for neighbour discovery: addresses are resolved
