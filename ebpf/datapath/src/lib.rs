@@ -8,6 +8,7 @@
 //! Must never: touch a pin, link, filter or device that is not ours; mount a file system; read a manifest; decide what
 //! should be.
 mod attach;
+mod clock;
 mod conntrack;
 mod counters;
 mod doctor;

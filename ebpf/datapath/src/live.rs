@@ -41,9 +41,11 @@ const HASH: usize = 256;
 pub const LINES: usize = 1 << 10;
 const CLASSES: usize = 64;
 
-/// Sizes are powers of two, so that a table grows rarely.
+/// Sizes come in classes, so that a table grows rarely: four to every doubling, so that little is wasted.
 pub fn class(entries: usize, least: usize) -> u32 {
-    entries.max(least).next_power_of_two().min(1 << 30) as u32
+    let entries = entries.max(least).min(1 << 30);
+    let step = (entries.next_power_of_two() / 8).max(1);
+    entries.next_multiple_of(step) as u32
 }
 
 pub fn table(name: &str) -> &'static KernelTable {
@@ -186,6 +188,15 @@ impl Live {
         made |= fill(&mut self.rule_counters, || rule_counters(need.capacity.rules))?;
         made |= fill(&mut self.trace, || single("TRACE", 0))?;
         made |= fill(&mut self.events, || single("EVENTS", 0))?;
+        if made {
+            let mut new = Vec::new();
+            for sided in self.sided() {
+                if !sided.is_connected()? {
+                    new.push(sided);
+                }
+            }
+            Sided::connect(&new)?;
+        }
         Ok(made)
     }
 

@@ -7,6 +7,7 @@ use weir_abi::{
 use weir_plan::{Capacity, Tables};
 
 use crate::{
+    clock::jiffies_per_second,
     error::{Result, attach, failed, netlink},
     hash,
     kernel::Kernel,
@@ -14,7 +15,7 @@ use crate::{
     mapped::Mapped,
     maps::Map,
     prefix_tree::lines_estimate,
-    programs::{Globals, Programs, measure_hz},
+    programs::{Globals, Programs},
     sided::{MappedTable, Sided},
     sys::{self, Batch, Plain},
 };
@@ -139,7 +140,7 @@ impl Kernel {
         let trace = self.options.trace;
         let live = self.live()?;
         live.pin(&pins)?;
-        let globals = Globals { rules: live.rules(), hz: measure_hz()?, trace };
+        let globals = Globals { rules: live.rules(), hz: jiffies_per_second()?, trace };
         let mut programs = Programs::load(|name| pins.table(name), &table_names(), globals)?;
         programs.pin(&pins, trace).map_err(|cause| failed("pinning", "the programs", cause))?;
         self.programs = Some(programs);

@@ -3,7 +3,6 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use aya::{
@@ -76,26 +75,20 @@ impl Programs {
         loader.override_global("HZ", &hz, true);
         loader.override_global("TRACING", &trace, true);
         let mut ebpf = loader.load(OBJECT).map_err(|cause| object(&chain(&cause)))?;
-        let mut loaded = Vec::new();
-        for hook in Hook::ALL {
-            let name = hook.program();
-            let refused = |cause: &dyn std::error::Error| DatapathError::Failed {
-                doing: "loading the program",
-                what: name.to_owned(),
-                cause: chain(cause),
-            };
-            let program = ebpf.program_mut(name).ok_or_else(|| object(&format!("it has no program {name}")))?;
-            let fd = match program {
-                Program::Xdp(program) => program.load().and_then(|()| program.fd()?.try_clone().map_err(Into::into)),
-                Program::SchedClassifier(program) => {
-                    program.load().and_then(|()| program.fd()?.try_clone().map_err(Into::into))
+        // The verifier works on one program at a time, and may on all of them at once.
+        let mut loaded = std::thread::scope(|scope| {
+            let mut loading = Vec::new();
+            for (name, program) in ebpf.programs_mut() {
+                if let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.program() == name) {
+                    loading.push(scope.spawn(move || load_one(hook, program)));
                 }
-                _ => return Err(object(&format!("{name} is of another type"))),
             }
-            .map_err(|cause| refused(&cause))?;
-            let fd = fd.as_fd().try_clone_to_owned().map_err(|cause| failed("holding", name, cause))?;
-            let info = sys::prog_info(fd.as_fd()).map_err(|cause| failed("asking after", name, cause))?;
-            loaded.push((hook, fd, info));
+            let ended = |_| Err(object(&"the thread that loaded it ended early"));
+            loading.into_iter().map(|program| program.join().unwrap_or_else(ended)).collect::<Result<Vec<_>>>()
+        })?;
+        loaded.sort_by_key(|(hook, ..)| *hook);
+        if loaded.len() != Hook::ALL.len() {
+            return Err(object(&format!("it has {} programs of {}", loaded.len(), Hook::ALL.len())));
         }
         Ok(Self { loaded, directory: None })
     }
@@ -183,6 +176,28 @@ impl Programs {
     }
 }
 
+fn load_one(hook: Hook, program: &mut Program) -> Result<(Hook, OwnedFd, ProgInfo)> {
+    let name = hook.program();
+    let loaded = match program {
+        Program::Xdp(program) => program.load().and_then(|()| program.fd()?.try_clone().map_err(Into::into)),
+        Program::SchedClassifier(program) => {
+            program.load().and_then(|()| program.fd()?.try_clone().map_err(Into::into))
+        }
+        _ => {
+            let cause = "it is of another type".to_owned();
+            return Err(DatapathError::Failed { doing: "loading the program", what: name.to_owned(), cause });
+        }
+    };
+    let fd = loaded.map_err(|cause| DatapathError::Failed {
+        doing: "loading the program",
+        what: name.to_owned(),
+        cause: chain(&cause),
+    })?;
+    let fd = fd.as_fd().try_clone_to_owned().map_err(|cause| failed("holding", name, cause))?;
+    let info = sys::prog_info(fd.as_fd()).map_err(|cause| failed("asking after", name, cause))?;
+    Ok((hook, fd, info))
+}
+
 /// Directories of program sets, oldest first.
 fn sets(pins: &Pins) -> io::Result<Vec<PathBuf>> {
     let mut sets = entries(&pins.programs())?;
@@ -211,38 +226,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// Jiffies a second. User space is told another number (`USER_HZ`), so ticks are timed.
-pub fn measure_hz() -> Result<u32> {
-    const TICKS: u32 = 4;
-    let measured = || -> io::Result<Option<u32>> {
-        let program = sys::jiffies_program()?;
-        let now = || sys::test_run(program.as_fd(), &[0; 64], &[], 1).map(|run| run.retval);
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let edge = |ticks: u32| -> io::Result<Option<Instant>> {
-            let start = now()?;
-            while Instant::now() < deadline {
-                if now()?.wrapping_sub(start) >= ticks {
-                    return Ok(Some(Instant::now()));
-                }
-            }
-            Ok(None)
-        };
-        let (Some(first), Some(last)) = (edge(1)?, edge(TICKS)?) else { return Ok(None) };
-        let hz = f64::from(TICKS) / (last - first).as_secs_f64();
-        let nearest = [100u32, 250, 300, 1000]
-            .into_iter()
-            .min_by(|a, b| (f64::from(*a) / hz).ln().abs().total_cmp(&(f64::from(*b) / hz).ln().abs()));
-        Ok(nearest)
-    };
-    match measured() {
-        Ok(Some(hz)) => Ok(hz),
-        Ok(None) => Err(DatapathError::Failed {
-            doing: "measuring",
-            what: "jiffies a second".to_owned(),
-            cause: "they stand still".to_owned(),
-        }),
-        Err(cause) => Err(failed("measuring", "jiffies a second", cause)),
-    }
 }

@@ -23,15 +23,34 @@ pub struct Sided {
 }
 
 impl Sided {
+    /// A new table; [`Self::connect`] comes next.
     pub fn create(table: &'static KernelTable, entries: u32) -> io::Result<Self> {
         let shape = spec(table, entries);
         let inner = [Map::create(table.name, &shape, None)?, Map::create(table.name, &shape, None)?];
         let outer = Map::create(table.name, &MapSpec::outer(2), Some(&inner[0]))?;
-        let sided = Self { table, outer, inner };
+        Ok(Self { table, outer, inner })
+    }
+
+    /// Puts both inner maps of new tables into their outer ones. Each such update waits for RCU, about 10 ms: all
+    /// tables wait together.
+    pub fn connect(tables: &[&Self]) -> io::Result<()> {
+        std::thread::scope(|scope| {
+            let waiting: Vec<_> =
+                tables.iter().flat_map(|table| Side::BOTH.map(|side| scope.spawn(move || table.point(side)))).collect();
+            waiting.into_iter().try_for_each(|wait| {
+                wait.join().unwrap_or_else(|_| Err(io::Error::other("the thread that waited for RCU ended early")))
+            })
+        })
+    }
+
+    /// Whether both sides are in the outer map.
+    pub fn is_connected(&self) -> io::Result<bool> {
         for side in Side::BOTH {
-            sided.point(side)?;
+            if sys::lookup::<u32, u32>(self.outer.as_fd(), &side.index())? != Some(self.side(side).id()) {
+                return Ok(false);
+            }
         }
-        Ok(sided)
+        Ok(true)
     }
 
     /// The table behind an outer map, if that is what it is.
@@ -81,6 +100,7 @@ pub trait MappedTable: Sized {
     fn sided(&self) -> &Sided;
     fn pending_stores(&self) -> u64;
 
+    /// A new table; [`Sided::connect`] comes next.
     fn create(table: &'static KernelTable, entries: u32) -> io::Result<Self> {
         Self::of(Sided::create(table, entries)?)
     }
@@ -125,6 +145,7 @@ impl<T: Plain + PartialEq> MappedTable for ArrayTable<T> {
         for side in Side::BOTH {
             new.side_mut(side).copy_from(self.side(side));
         }
+        Sided::connect(&[new.sided()])?;
         Ok(new)
     }
 }
@@ -222,6 +243,7 @@ impl MappedTable for TreeTable {
                 new.copy_from(old);
             }
         }
+        Sided::connect(&[&sided])?;
         Ok(Self { sided, sides: sides.map(TreeSide::Unread) })
     }
 }

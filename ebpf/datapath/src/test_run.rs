@@ -9,6 +9,7 @@ use weir_abi::{Generation, TraceCell, runtime_tables};
 use weir_plan::{DatapathError, Hook};
 
 use crate::{
+    clock::jiffies_per_second,
     conntrack::Conntrack,
     counters::{Metrics, RuleCounters},
     error::{Result, failed},
@@ -18,7 +19,7 @@ use crate::{
     live::{possible_cpus, rule_counters, single, table_names},
     maps::{Map, spec},
     pins::remove_tree,
-    programs::{Globals, Programs, measure_hz},
+    programs::{Globals, Programs},
     sys,
 };
 
@@ -167,7 +168,7 @@ impl CheckInstance {
             .try_for_each(|(name, map)| sys::pin_replace(map.as_fd(), &directory.join(name)))
             .map_err(making)
             .and_then(|()| {
-                let globals = Globals { rules, hz: measure_hz()?, trace: true };
+                let globals = Globals { rules, hz: jiffies_per_second()?, trace: true };
                 Programs::load(place, &table_names(), globals)
             });
         remove_tree(&directory).map_err(making)?;

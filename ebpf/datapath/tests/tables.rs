@@ -291,3 +291,67 @@ fn rule_counters_grow_and_the_generation_packs() {
         assert_eq!(Generation::unpack(generation.pack()), generation);
     });
 }
+
+#[test]
+fn half_a_million_prefixes_are_staged_and_one_of_them_changes() {
+    node(|| {
+        let mut kernel = open();
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 32) as u32
+        };
+        let tables = Tables {
+            prefilter4: (0..524_288)
+                .map(|_| {
+                    let length = 20 + random() % 13;
+                    let bits = random() & (u32::MAX << (32 - length));
+                    (weir_plan::Prefix4 { bits, length: length as u8 }, 1 + random() % 3)
+                })
+                .collect(),
+            ..Tables::default()
+        };
+        let mut last = std::time::Instant::now();
+        let mut lap = |what: &str| {
+            println!("{what}: {:?}", last.elapsed());
+            last = std::time::Instant::now();
+        };
+        let delta = Tables::default().diff(&tables);
+        lap("diff");
+        kernel.prepare(&tables, &capacity()).expect("preparing");
+        lap("prepare");
+        kernel.stage(&delta).expect("staging");
+        lap("stage");
+        kernel.flip().expect("flipping");
+        lap("flip");
+        kernel.grace().expect("grace");
+        lap("grace");
+        let observed = observe(&mut kernel);
+        lap("observe");
+        assert!(*observed.active() == tables && observed.standby().is_empty());
+        kernel.stage(&observed.standby().diff(&tables)).expect("staging");
+        lap("diff and stage the other side");
+
+        let prefix = tables.prefilter4.as_slice()[77].0;
+        let before = kernel.writes();
+        kernel
+            .stage(&TablesDelta {
+                prefilter4: vec![Change { key: prefix, from: None, to: Some(9) }],
+                ..TablesDelta::default()
+            })
+            .expect("staging");
+        lap("stage one");
+        let after = kernel.writes();
+        assert_eq!(after.syscalls, before.syscalls);
+        assert!(after.stores - before.stores < 64, "{before:?} {after:?}");
+        let mut expected = tables.clone();
+        expected.prefilter4.insert(prefix, 9);
+        assert!(*observe(&mut kernel).standby() == expected);
+        drop(kernel);
+        last = std::time::Instant::now();
+        let mut again = open();
+        println!("open: {:?}", last.elapsed());
+        assert!(*observe(&mut again).active() == tables);
+        println!("open and observe: {:?}", last.elapsed());
+    });
+}

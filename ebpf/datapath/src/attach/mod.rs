@@ -9,6 +9,8 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use weir_plan::{Hook, HookState, XdpAttach};
@@ -257,8 +259,10 @@ impl Attacher {
             // The kernel has one XDP program per device: the other mode needs the place.
             drop(live);
             self.drop_link(&device.name, hook)?;
-        } else if let Some(foreign) = device.xdp {
-            return Err(AttachError::ForeignXdp { interface: device.name.clone(), program: foreign.id });
+        } else if let Some(there) = device.xdp
+            && there.id != self.id(device, hook, program)?
+        {
+            return Err(AttachError::ForeignXdp { interface: device.name.clone(), program: there.id });
         }
         let attach = |native| self.attach_link(device, hook, Target::Xdp { native }, program);
         match mode {
@@ -287,7 +291,7 @@ impl Attacher {
         {
             return self.update(&live, device, hook, program);
         }
-        let link = target.attach(program, device.ifindex).map_err(|cause| match cause.raw_os_error() {
+        let link = self.create(device, target, program).map_err(|cause| match cause.raw_os_error() {
             Some(libc::EBUSY | libc::EEXIST) if matches!(target, Target::Xdp { .. }) => {
                 AttachError::ForeignXdp { interface: device.name.clone(), program: device.xdp.map_or(0, |xdp| xdp.id) }
             }
@@ -296,10 +300,32 @@ impl Attacher {
         sys::pin_replace(link.as_fd(), &pin).map_err(|cause| self.failed("pinning a link to", &pin, cause))
     }
 
+    /// The kernel takes a link whose pin was unlinked apart a moment later, and until then our own program is in the
+    /// way: EEXIST at tcx (the same program twice), EBUSY or EEXIST at XDP.
+    fn create(&self, device: &Link, target: Target, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        let begun = Instant::now();
+        loop {
+            match target.attach(program, device.ifindex) {
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+                        && (device.xdp.is_some() || matches!(target, Target::Tcx { .. }))
+                        && begun.elapsed() < PATIENCE =>
+                {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn id(&self, device: &Link, hook: Hook, program: BorrowedFd<'_>) -> Result<u32, AttachError> {
+        sys::prog_info(program).map(|info| info.id).map_err(|cause| self.refused(device, hook, cause))
+    }
+
     /// Swaps a link's program, unless it is this one already.
     fn update(&self, live: &LiveLink, device: &Link, hook: Hook, program: BorrowedFd<'_>) -> Result<(), AttachError> {
-        let id = sys::prog_info(program).map_err(|cause| self.refused(device, hook, cause))?.id;
-        if live.program == id {
+        if live.program == self.id(device, hook, program)? {
             return Ok(());
         }
         sys::link_update(live.link.as_fd(), program).map_err(|cause| self.refused(device, hook, cause))
@@ -316,7 +342,7 @@ impl Attacher {
             let marker = self.marker(device.ifindex);
             fs::create_dir_all(&marker).map_err(|cause| self.failed("creating", &marker, cause))?;
         }
-        let id = sys::prog_info(program).map_err(|cause| self.refused(device, hook, cause))?.id;
+        let id = self.id(device, hook, program)?;
         let there = netlink.filters(device.ifindex, half(hook))?;
         if !there.iter().any(|filter| is_ours(filter) && filter.program == id) {
             netlink.set_filter(device.ifindex, half(hook), PRIORITY, HANDLE, hook.program(), program)?;

@@ -128,5 +128,5 @@ pub fn count(lines: &impl Lines) -> u32 {
 
 /// Lines that sets of these sizes will hardly exceed; where they do, the table grows once more.
 pub const fn lines_estimate(v4: usize, v6: usize) -> usize {
-    64 + v4 + v4 / 8 + v6 + v6 / 2
+    64 + v4 + v6 + v6 / 4
 }

@@ -52,15 +52,31 @@ fn walk_family<P: TreePrefix>(lines: &impl Lines, used: &mut Bitmap, damaged: &m
         Covering { prefix: Some(prefix), value: default & VALUE_MASK }
     };
     walker.node(Place { cell: lines.word(0, P::ROOT), position: 0, bits: 0, level: 0 }, covering, &records);
-    let Walker { mut found, amended, damaged: broken, .. } = walker;
-    found.extend(records);
-    let count = found.len() as u32;
-    let mut table = Table::from_unsorted(found);
+    let Walker { found, amended, damaged: broken, .. } = walker;
+    let count = (found.len() + records.len()) as u32;
+    let mut table = merge(found, records);
     *damaged |= broken || count != lines.word(0, P::COUNT) || table.len() as u32 != count;
     let amended = Table::from_unsorted(amended);
     let changes: Vec<_> = amended.iter().map(|&(key, to)| Change { key, from: None, to }).collect();
     table.apply(&changes);
     table
+}
+
+/// Both are sorted, unless there is damage.
+fn merge<P: TreePrefix>(found: Vec<(P, u32)>, records: Vec<(P, u32)>) -> Table<P, u32> {
+    let mut merged = Vec::with_capacity(found.len() + records.len());
+    let mut records = records.into_iter().peekable();
+    for entry in found {
+        while let Some(record) = records.next_if(|record| record.0 < entry.0) {
+            merged.push(record);
+        }
+        merged.push(entry);
+    }
+    merged.extend(records);
+    if merged.is_sorted_by(|a, b| a.0 < b.0) {
+        return Table::from_sorted(merged).unwrap_or_default();
+    }
+    Table::from_unsorted(merged)
 }
 
 struct Walker<'a, L, P> {
