@@ -83,13 +83,16 @@ struct Candidate {
 /// fill the memory.
 const THIN_AT: usize = 4 << 20;
 
+/// Above `limit` entries the result is a part of the whole, and larger than `limit`.
 pub(crate) fn tables(
     enforced: &[Enforced<'_>],
     universe: &Universe<'_, '_>,
     rules: &Rules,
     host_ports: &[NamedPort],
+    limit: usize,
 ) -> PolicyTables {
-    let mut builder = Builder { universe, host_ports, candidates: Vec::new(), thin_at: THIN_AT };
+    let mut builder =
+        Builder { universe, host_ports, candidates: Vec::new(), thin_at: THIN_AT, limit, over_limit: false };
     let mut infos: BTreeMap<u32, (SubjectInfo, ObjectId)> = BTreeMap::new();
     // Rules of many policies name the same peers: "everything in this namespace".
     let mut selected: HashMap<&Peers, Vec<u32>> = HashMap::new();
@@ -147,6 +150,10 @@ struct Builder<'b, 'a> {
     host_ports: &'b [NamedPort],
     candidates: Vec<Candidate>,
     thin_at: usize,
+    /// Most entries that will be accepted.
+    limit: usize,
+    /// More than that there are: no further one is taken.
+    over_limit: bool,
 }
 
 impl Builder<'_, '_> {
@@ -201,12 +208,16 @@ impl Builder<'_, '_> {
     }
 
     fn push(&mut self, subject: u32, peer: Option<u32>, shape: Shape, decision: Decision) {
+        if self.over_limit {
+            return;
+        }
         let class = shape.class(peer.is_none());
         let peer = peer.unwrap_or(PEER_ANY);
         let key = PolicyKey::new(subject, peer, decision.direction, class, shape.protocol, shape.port);
         self.candidates.push(Candidate { key, allow: decision.allow, rank: decision.rank });
         if self.candidates.len() >= self.thin_at {
             self.thin();
+            self.over_limit = self.candidates.len() > self.limit;
             self.thin_at = (self.candidates.len() * 2).max(THIN_AT);
         }
     }

@@ -137,7 +137,7 @@ fn compile_objects<'o>(
     // The tables.
     let universe = Universe { endpoints: &endpoints, nodes: &nodes, cidrs: &cidrs };
     let host_ports = nodes::host_endpoint(objects, node).map_or(&[][..], |item| &item.spec.ports);
-    let policy = entries::tables(&enforced, &universe, &rules, host_ports);
+    let policy = entries::tables(&enforced, &universe, &rules, host_ports, settings.limits.policy_total as usize);
     let ipcache = Ipcache::new(objects, node, &host_addresses, &endpoints, &nodes, &cidrs, &mentioned);
     let prefilter = cidr_filter::tables(objects, node, &placement, &rules, numbering, sequence).map_err(one)?;
     let host_policy = entries::host_policy(&enforced);

@@ -19,8 +19,11 @@ pub struct Usage {
     pub limit: usize,
 }
 
-/// Objects that a message names.
+/// Objects that a message names, and identities that have a message each.
 const NAMED: usize = 5;
+
+/// Most combinations of filters that an address can be under: 64 bytes each, twice.
+const PREFILTER_CLASSES: usize = 65_536;
 
 pub(crate) fn check(
     limits: &Limits,
@@ -40,23 +43,24 @@ pub(crate) fn check(
             used: tables.prefilter4.len() + tables.prefilter6.len(),
             limit: limits.prefilter as usize,
         },
+        Usage { table: "prefilter_classes", used: tables.classes.len(), limit: PREFILTER_CLASSES },
     ];
     for one in usage.iter().filter(|one| one.used > one.limit) {
         let (field, counts) = match one.table {
-            "ipcache" => ("ipcache", ipcache_counts(origins)),
-            "endpoints" => ("endpoints", count(origins.endpoints.values().copied())),
-            "policy" => ("policyTotal", policy_counts(tables, origins, None)),
-            _ => ("prefilter", prefilter_counts.clone()),
+            "ipcache" => (Some("ipcache"), ipcache_counts(origins)),
+            "endpoints" => (Some("endpoints"), count(origins.endpoints.values().copied())),
+            "policy" => (Some("policyTotal"), policy_counts(tables, origins, None)),
+            "prefilter" => (Some("prefilter"), prefilter_counts.clone()),
+            _ => (None, count(origins.classes.iter().map(|(_, object)| *object))),
         };
         errors.push(full(&format!("table {}", one.table), field, one.used, one.limit, &counts, objects));
     }
     let per_identity = limits.policy_per_identity as usize;
-    for (subject, used) in crate::entries::entries_by_subject(policy) {
-        if used > per_identity {
-            let counts = policy_counts(tables, origins, Some(subject));
-            let what = format!("table policy, entries of identity {subject}");
-            errors.push(full(&what, "policyPerIdentity", used, per_identity, &counts, objects));
-        }
+    let over = crate::entries::entries_by_subject(policy).into_iter().filter(|(_, used)| *used > per_identity);
+    for (subject, used) in over.take(NAMED) {
+        let counts = policy_counts(tables, origins, Some(subject));
+        let what = format!("table policy, entries of identity {subject}");
+        errors.push(full(&what, Some("policyPerIdentity"), used, per_identity, &counts, objects));
     }
     if errors.is_empty() { Ok(usage) } else { Err(errors) }
 }
@@ -81,7 +85,7 @@ fn policy_counts(tables: &Tables, origins: &Origins, subject: Option<u32>) -> BT
 
 fn full(
     what: &str,
-    field: &str,
+    field: Option<&str>,
     used: usize,
     limit: usize,
     counts: &BTreeMap<ObjectId, usize>,
@@ -101,6 +105,9 @@ fn full(
         object: sorted.first().map(|(_, object, _)| (*object).clone()),
         path: None,
         message: format!("{what}: {used} entries, {limit} is the limit{filled}"),
-        help: Some(format!("raise `spec.limits.{field}` of the node's NodeConfig, or take entries away")),
+        help: Some(match field {
+            Some(field) => format!("raise `spec.limits.{field}` of the node's NodeConfig, or take entries away"),
+            None => "let filters have fewer lists that overlap in different ways".to_owned(),
+        }),
     }
 }
