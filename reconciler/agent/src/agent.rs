@@ -8,7 +8,7 @@ use weir_plan::Store;
 use weir_source::{Revision, SourceError};
 
 use crate::{
-    AgentDocument, Allow, ApplyDocument, Engine, Error, Failure, Inspect, Look, Manifests, Planned, Snapshot,
+    AgentDocument, Allow, Applied, ApplyDocument, Engine, Error, Failure, Inspect, Look, Manifests, Planned, Snapshot,
     StatusDocument, SuspendDocument, Timings, clock,
 };
 
@@ -215,11 +215,11 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         Ok(())
     }
 
-    fn bring_live(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<ApplyDocument, Error> {
+    fn bring_live(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<Applied, Error> {
         let look = self.looks(look);
-        let document = self.engine.bring_live(manifests, look, allow)?;
-        self.applied(&document, look);
-        Ok(document)
+        let applied = self.engine.bring_live(manifests, look, allow)?;
+        self.applied(&applied, look);
+        Ok(applied)
     }
 
     /// What is not known is looked at in any case.
@@ -227,23 +227,23 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         if self.engine.knows_live() { look } else { Look::Kernel }
     }
 
-    fn applied(&mut self, document: &ApplyDocument, look: Look) {
+    fn applied(&mut self, applied: &Applied, look: Look) {
         if look == Look::Kernel {
             self.verified_unix_ms = Some(clock::unix_ms());
         }
         self.drift = 0;
-        self.pending = !document.pending.is_empty();
-        match &document.commit {
+        self.pending = !applied.desired.compiled.pending.is_empty();
+        match &applied.commit {
             Some(commit) => {
-                self.timings = document.timings;
-                self.healed += commit.summary.drift;
-                if commit.summary.drift > 0 {
-                    tracing::warn!(entries = commit.summary.drift, "somebody else changed the live state; healed");
+                self.timings = applied.timings;
+                self.healed += commit.drift;
+                if commit.drift > 0 {
+                    tracing::warn!(entries = commit.drift, "somebody else changed the live state; healed");
                 }
             }
-            None => self.idle_timings = document.timings,
+            None => self.idle_timings = applied.timings,
         }
-        if document.flipped {
+        if applied.flipped {
             self.catch_up_at = Some(Instant::now() + self.intervals.catch_up);
         }
         self.publish();
@@ -286,8 +286,8 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             self.source_failure = None;
             self.wanted = Some(manifests.clone());
         }
-        let document = self.bring_live(&manifests, Look::Known, allow);
-        match &document {
+        let applied = self.bring_live(&manifests, Look::Known, allow);
+        match &applied {
             Ok(_) => {
                 self.failure = None;
                 self.retry_at = None;
@@ -296,7 +296,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             Err(error) if own => self.failed(error),
             Err(_) => {}
         }
-        document
+        Ok(applied?.document())
     }
 
     /// What the given manifests would change. Looks at the kernel: drift is shown as it is now.
@@ -310,12 +310,12 @@ impl<D: Inspect, S: Store> Agent<D, S> {
     }
 
     pub fn rollback(&mut self, sequence: Option<u64>, allow: Allow) -> Result<ApplyDocument, Error> {
-        let document = self.engine.go_back(sequence, Look::Known, allow)?;
+        let applied = self.engine.go_back(sequence, Look::Known, allow)?;
         self.suspended = true;
         self.failure = None;
         self.retry_at = None;
-        self.applied(&document, Look::Known);
-        Ok(document)
+        self.applied(&applied, Look::Known);
+        Ok(applied.document())
     }
 
     pub fn suspend(&mut self, reason: &str, duration: Option<Duration>) -> Result<SuspendDocument, Error> {

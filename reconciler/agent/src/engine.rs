@@ -63,6 +63,10 @@ pub struct Applied {
     pub commit: Option<Commit>,
     pub flipped: bool,
     pub desired: Arc<Snapshot>,
+    /// What was applied before.
+    pub before: Option<Arc<Snapshot>>,
+    /// What was executed.
+    pub plan: Plan,
     pub timings: Timings,
 }
 
@@ -319,7 +323,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
                 self.memory = Some(Arc::new(Memory { applied, ..Memory::clone(&memory) }));
             }
             let timings = Timings { total_us: planned.timings.live_us, ..planned.timings };
-            return Ok(Applied { commit: None, flipped: false, desired: planned.desired, timings });
+            let Planned { desired, applied: before, plan, .. } = planned;
+            return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings });
         }
         self.guard(&planned, allow)?;
         let nobody_wants_back = !planned.plan.drift.is_empty() || interrupted_at_flip(planned.unfinished);
@@ -457,7 +462,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             record_us = timings.record_us,
             "applied"
         );
-        Ok(Applied { commit: Some(commit), flipped: flips, desired, timings })
+        Ok(Applied { commit: Some(commit), flipped: flips, desired, before: applied, plan, timings })
     }
 
     fn stage(&mut self, plan: &Plan, warm: bool) -> Result<(), Error> {
@@ -594,9 +599,9 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         planned
     }
 
-    /// Goes back to `target` and stays there: reconciling is suspended until somebody resumes it.
-    pub fn rollback(&mut self, target: &Commit, allow: Allow, look: Look) -> Result<Applied, Error> {
-        let planned = self.plan_rollback(target, look)?;
+    /// Goes back to `target`, as planned by [`Self::plan_rollback`], and stays there: reconciling is suspended until
+    /// somebody resumes it.
+    pub fn rollback(&mut self, target: &Commit, planned: Planned, allow: Allow) -> Result<Applied, Error> {
         if !planned.is_settled() {
             self.guard(&planned, allow)?;
         }

@@ -59,6 +59,14 @@ impl Snapshot {
             AnyChange::Prefilter6(change) => (class_rule(value(change))?, Some(change.key.to_ip_net().addr())),
             _ => return None,
         };
-        self.place_of_rule(self.compiled.provenance.rule(rule)?, address)
+        let rule = self.compiled.provenance.rule(rule)?;
+        // Finding one of half a million lines costs tens of milliseconds, and a plan shows many entries.
+        if address.is_some() && self.manifests.files.iter().any(|file| file.bytes.len() > LONG_FILE) {
+            return None;
+        }
+        self.place_of_rule(rule, address)
     }
 }
+
+/// Bytes of a list that is not searched for the sake of a plan; `trace` and `monitor` search any.
+const LONG_FILE: usize = 1 << 20;

@@ -3,12 +3,12 @@ use std::{collections::BTreeMap, io, net::IpAddr};
 
 use serde_json::{Value, json};
 use weir_abi::{Counter, Direction};
-use weir_plan::{ObjectRef, Operation, Provenance, Store};
+use weir_plan::{ObjectRef, Operation, Plan, Provenance, Store};
 
 use crate::{
-    Allow, ApplyDocument, AttachmentDocument, CommitDocument, Engine, Error, FORMAT_VERSION, GenerationDocument,
-    HistoryDocument, Inspect, ListDocument, Look, Manifests, PendingDocument, Places, PlanDocument, PlanView, Planned,
-    Resource, Snapshot, StatusDocument, SuspendDocument, SuspensionDocument, TableDocument,
+    Allow, Applied, ApplyDocument, AttachmentDocument, CommitDocument, Engine, Error, FORMAT_VERSION,
+    GenerationDocument, HistoryDocument, Inspect, ListDocument, Look, Manifests, PendingDocument, Places, PlanDocument,
+    PlanView, Planned, Resource, Snapshot, StatusDocument, SuspendDocument, SuspensionDocument, TableDocument,
 };
 
 /// Entries of one object in an answer that is meant for people.
@@ -24,40 +24,39 @@ impl Planned {
 
     /// With few of each object's entries, and where their rules stand.
     pub fn document(&self, limit: usize) -> PlanDocument {
-        let source = self.desired.manifests.plan_source();
-        let places = Places { desired: &self.desired, applied: self.applied.as_deref() };
-        let view = PlanView {
-            node: &self.desired.node,
-            source: &source,
-            plan: &self.plan,
-            limit: Some(limit),
-            places: Some(places),
-        };
-        view.document()
+        document(&self.plan, &self.desired, self.applied.as_deref(), limit)
     }
+}
+
+impl Applied {
+    /// What was done, with few of each object's entries.
+    pub fn document(&self) -> ApplyDocument {
+        ApplyDocument::new(document(&self.plan, &self.desired, self.before.as_deref(), SHOWN), self)
+    }
+}
+
+fn document(plan: &Plan, desired: &Snapshot, applied: Option<&Snapshot>, limit: usize) -> PlanDocument {
+    let source = desired.manifests.plan_source();
+    let places = Some(Places { desired, applied });
+    PlanView { node: &desired.node, source: &source, plan, limit: Some(limit), places }.document()
 }
 
 impl<D: Inspect, S: Store> Engine<D, S> {
     /// Plans and applies.
-    pub fn bring_live(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<ApplyDocument, Error> {
+    pub fn bring_live(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<Applied, Error> {
         let planned = self.plan(manifests, look)?;
-        let document = planned.document(SHOWN);
         let plan = &planned.plan;
         let healing = plan.changes.is_empty() && plan.summary.drift > 0;
         let operation = if healing { Operation::Heal } else { Operation::Apply };
         self.reset_reused(&planned)?;
-        let applied = self.apply(planned, allow, operation)?;
-        Ok(ApplyDocument::new(document, &applied))
+        self.apply(planned, allow, operation)
     }
 
-    pub fn go_back(&mut self, sequence: Option<u64>, look: Look, allow: Allow) -> Result<ApplyDocument, Error> {
+    pub fn go_back(&mut self, sequence: Option<u64>, look: Look, allow: Allow) -> Result<Applied, Error> {
         let target = self.rollback_target(sequence)?;
         let planned = self.plan_rollback(&target, look)?;
         self.reset_reused(&planned)?;
-        let document = planned.document(SHOWN);
-        drop(planned);
-        let applied = self.rollback(&target, allow, Look::Known)?;
-        Ok(ApplyDocument::new(document, &applied))
+        self.rollback(&target, planned, allow)
     }
 
     /// Counters of numbers that stood for another rule once. Neither side speaks of that one any more.

@@ -5,7 +5,7 @@ use std::{fmt::Write, sync::Arc};
 use weir_abi::{Generation, PolicyEntry, Side};
 use weir_agent::{Allow, Applied, Engine, EngineOptions, Error, Look, Manifests, Planned};
 use weir_plan::{
-    InterfaceFacts, InterfaceName, NodeFacts, Operation, Phase, Store, Wiring,
+    Commit, InterfaceFacts, InterfaceName, NodeFacts, Operation, Phase, Store, Wiring,
     fake::{FakeDatapath, FakeStore, Fault, Faults, Live},
 };
 use weir_source::{Revision, SourceFile};
@@ -127,6 +127,11 @@ fn apply(engine: &mut TestEngine, manifests: &Manifests) -> Result<Applied, Erro
 
 fn applied(engine: &mut TestEngine, manifests: &Manifests) -> Applied {
     apply(engine, manifests).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn go_back(engine: &mut TestEngine, target: &Commit, look: Look) -> Result<Applied, Error> {
+    let planned = engine.plan_rollback(target, look)?;
+    engine.rollback(target, planned, Allow::default())
 }
 
 #[test]
@@ -290,22 +295,19 @@ fn any_fault_in_a_rollback_can_be_repeated() {
         let (world, mut engine) = prepare(caught_up);
         let target = engine.rollback_target(None).unwrap();
         assert_eq!(target.sequence, 1);
-        engine.rollback(&target, Allow::default(), Look::Known).unwrap();
+        go_back(&mut engine, &target, Look::Known).unwrap();
         for call in 0..world.faults.calls().len() {
             for fault in Fault::ALL {
                 let (world, mut engine) = prepare(caught_up);
                 world.faults.plan(call, fault);
                 let context = format!("caught up {caught_up}, call {call}, {fault:?}");
-                let result = engine
-                    .rollback_target(Some(1))
-                    .and_then(|target| engine.rollback(&target, Allow::default(), Look::Known));
+                let result =
+                    engine.rollback_target(Some(1)).and_then(|target| go_back(&mut engine, &target, Look::Known));
                 world.faults.forget();
                 let mut engine = world.engine();
                 if result.is_err() {
                     let target = engine.rollback_target(Some(1)).unwrap();
-                    engine
-                        .rollback(&target, Allow::default(), Look::Kernel)
-                        .unwrap_or_else(|error| panic!("{context}: {error}"));
+                    go_back(&mut engine, &target, Look::Kernel).unwrap_or_else(|error| panic!("{context}: {error}"));
                 }
                 assert_converged(&world, &first(), &context);
                 assert!(engine.suspension().unwrap().is_some(), "{context}");
@@ -329,7 +331,7 @@ fn a_rollback_is_one_flip_back_until_the_standby_has_caught_up() {
             engine = world.engine();
         }
         let target = engine.rollback_target(None).unwrap();
-        let outcome = engine.rollback(&target, Allow::default(), Look::Known).unwrap();
+        let outcome = go_back(&mut engine, &target, Look::Known).unwrap();
         assert!(outcome.flipped);
         let after = world.effort();
         assert_eq!((after.0 - before.0, after.1 - before.1, after.3 - before.3), (1, 0, 1), "fresh {fresh}");
@@ -338,14 +340,14 @@ fn a_rollback_is_one_flip_back_until_the_standby_has_caught_up() {
         // And forth again, by the same way.
         let target = engine.rollback_target(None).unwrap();
         assert_eq!(target.sequence, 2);
-        engine.rollback(&target, Allow::default(), Look::Known).unwrap();
+        go_back(&mut engine, &target, Look::Known).unwrap();
         assert_eq!(world.effort().1, before.1);
         assert_converged(&world, &second(), "forth");
 
         engine.catch_up().unwrap();
         let written = world.effort().1;
         let target = engine.rollback_target(Some(1)).unwrap();
-        engine.rollback(&target, Allow::default(), Look::Known).unwrap();
+        go_back(&mut engine, &target, Look::Known).unwrap();
         assert!(world.effort().1 > written, "the former tables had to be written again");
         assert_converged(&world, &first(), "caught up");
     }
@@ -362,7 +364,7 @@ fn rolling_back_suspends_until_resume() {
     applied(&mut engine, &second());
     assert!(engine.suspension().unwrap().is_none());
     let target = engine.rollback_target(None).unwrap();
-    engine.rollback(&target, Allow::default(), Look::Known).unwrap();
+    go_back(&mut engine, &target, Look::Known).unwrap();
     assert_eq!(world.engine().suspension().unwrap().unwrap().reason, "rolled back to commit 1");
     assert!(engine.resume().unwrap());
     assert!(!engine.resume().unwrap());
@@ -594,7 +596,7 @@ fn history_tells_what_happened() {
     applied(&mut engine, &first());
     applied(&mut engine, &second());
     let target = engine.rollback_target(None).unwrap();
-    engine.rollback(&target, Allow::default(), Look::Known).unwrap();
+    go_back(&mut engine, &target, Look::Known).unwrap();
     let history = world.store.history(10).unwrap();
     let told: Vec<_> = history
         .iter()

@@ -28,14 +28,14 @@ pub async fn run(context: &Context, args: &SourceArgs, allow: AllowArgs) -> Resu
     }
     let manifests = source.read()?;
     let mut engine = context.engine(args.ignore_foreign)?;
-    let document = engine.bring_live(&manifests, Look::Kernel, allow.into())?;
+    let document = engine.bring_live(&manifests, Look::Kernel, allow.into())?.document();
     finish(context, document)
 }
 
 pub async fn rollback(context: &Context, sequence: Option<u64>, allow: AllowArgs) -> Result<Exit, Error> {
     let document = match context.agent().await? {
         Some(agent) => agent.rollback(sequence, allow.into()).await?,
-        None => context.engine(true)?.go_back(sequence, Look::Kernel, allow.into())?,
+        None => context.engine(true)?.go_back(sequence, Look::Kernel, allow.into())?.document(),
     };
     if context.global.output == Format::Text {
         finish(context, document)?;
