@@ -2,7 +2,10 @@
 
 use std::{env, fmt::Write as _, path::PathBuf};
 
-use super::kernel::Kernel;
+use super::{
+    kernel::Kernel,
+    verified::{Counts, Reader},
+};
 use crate::{campaign::Campaign, command::heading, failure::Failure, libtest::Tally, workspace};
 
 const STEP: &str = "weir-vm: ";
@@ -88,20 +91,37 @@ fn test_binary(message: &str) -> Option<(String, PathBuf)> {
 pub struct Outcome {
     tally: Tally,
     done: bool,
+    verified: Reader,
 }
 
 impl Outcome {
     pub fn line(&mut self, line: &str) {
+        self.verified.line(line);
         if line == DONE {
             self.done = true;
         } else if let Some(step) = line.strip_prefix(STEP) {
-            if step.starts_with("ok ") {
-                self.tally.passed += 1;
-            } else {
-                self.tally.failed += 1;
-            }
+            self.count(step.starts_with("ok "));
         } else {
             self.tally.line(line);
+        }
+    }
+
+    /// What the verifier counted in the guest.
+    pub fn verified(&self) -> &Counts {
+        &self.verified.counts
+    }
+
+    /// Adds a check that was made outside the guest.
+    pub fn result(&mut self, what: &str, ok: bool) {
+        println!("{} {what}", if ok { "ok" } else { "FAILED:" });
+        self.count(ok);
+    }
+
+    fn count(&mut self, ok: bool) {
+        if ok {
+            self.tally.passed += 1;
+        } else {
+            self.tally.failed += 1;
         }
     }
 

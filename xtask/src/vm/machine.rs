@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{job, kernel::Kernel};
-use crate::{failure::Failure, libtest::Tally};
+use super::{job::Outcome, kernel::Kernel};
+use crate::failure::Failure;
 
 /// The whole run, boot included.
 const LIMIT: Duration = Duration::from_secs(8 * 60);
 
-/// Boots, prints the serial line, and adds up the tests' summaries and the steps' results.
-pub fn boot(kernel: &Kernel, initramfs: &std::path::Path) -> Result<Tally, Failure> {
+/// Boots, prints the serial line, and returns what it said.
+pub fn boot(kernel: &Kernel, initramfs: &std::path::Path) -> Result<Outcome, Failure> {
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "4G"])
@@ -37,7 +37,7 @@ pub fn boot(kernel: &Kernel, initramfs: &std::path::Path) -> Result<Tally, Failu
     result
 }
 
-fn follow(child: &mut Child) -> Result<Tally, Failure> {
+fn follow(child: &mut Child) -> Result<Outcome, Failure> {
     let (sender, lines) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
         thread::spawn(move || {
@@ -52,17 +52,17 @@ fn follow(child: &mut Child) -> Result<Tally, Failure> {
         });
     }
     let end = Instant::now() + LIMIT;
-    let mut outcome = job::Outcome::default();
+    let mut outcome = Outcome::default();
     loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => {
                 println!("  | {line}");
                 outcome.line(&line);
             }
-            Err(RecvTimeoutError::Disconnected) => return Ok(outcome.tally()),
+            Err(RecvTimeoutError::Disconnected) => return Ok(outcome),
             Err(RecvTimeoutError::Timeout) => {
                 println!("FAILED: the emulated machine was not done after {} s", LIMIT.as_secs());
-                return Ok(outcome.tally());
+                return Ok(outcome);
             }
         }
     }

@@ -8,6 +8,9 @@ mod initramfs;
 mod job;
 mod kernel;
 mod machine;
+mod verified;
+
+use std::fs;
 
 use crate::{
     command::heading,
@@ -36,5 +39,13 @@ pub fn checks() -> Result<Tally, Failure> {
     let job = job::script(&kernel)?;
     heading(&format!("booting Linux {} under software emulation", kernel.release));
     let initramfs = initramfs::write(&kernel, &cache.join("initramfs.cpio"), &job)?;
-    machine::boot(&kernel, &initramfs)
+    let mut outcome = machine::boot(&kernel, &initramfs)?;
+    heading("instructions that the verifier went through, by program and kernel");
+    let own = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let here = verified::here(&workspace::target().join("release/weir"))?;
+    print!("{}", verified::table(&[(&kernel.release, outcome.verified()), (own.trim(), &here)]));
+    let programs = |counts: &verified::Counts| counts.keys().cloned().collect::<Vec<_>>();
+    let alike = !here.is_empty() && programs(outcome.verified()) == programs(&here);
+    outcome.result("the same programs were verified on both kernels", alike);
+    Ok(outcome.tally())
 }
