@@ -21,11 +21,12 @@ pub struct Control {
     pub counter: u64,
     /// Flows in use − 1 (a power of two − 1).
     pub mask: u32,
+    /// Where in the list they begin.
+    pub base: u32,
     /// Program to go on with.
     pub slot: u32,
     /// 1: each pass through the list uses other source ports, so that no flow comes twice.
     pub fresh: u32,
-    pub reserved: u32,
 }
 const _: () = assert!(size_of::<Control>() == 24);
 

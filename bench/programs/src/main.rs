@@ -11,6 +11,7 @@ mod flow;
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, TC_ACT_OK, TC_ACT_SHOT, xdp_action},
     btf_maps::{Array, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key},
+    helpers::bpf_redirect,
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -46,7 +47,7 @@ fn vary(data: usize, end: usize) -> Option<u32> {
     let control = unsafe { &mut *control };
     let counter = control.counter;
     control.counter = counter + 1;
-    let flow = FLOW_LIST.get(counter as u32 & control.mask & (FLOWS as u32 - 1))?;
+    let flow = FLOW_LIST.get((control.base + (counter as u32 & control.mask)) & (FLOWS as u32 - 1))?;
     let port_be = if control.fresh != 0 {
         // How often the list was walked through: another port each time.
         ((counter >> control.mask.trailing_ones()) as u16).wrapping_add(flow.source_port_be)
@@ -96,6 +97,16 @@ pub fn prologue_tc(ctx: TcContext) -> i32 {
     }
     // No program under test answers this.
     99
+}
+
+/// Sends the packet out of the device that `slot` names: a generator for live frames.
+#[xdp(frags)]
+pub fn generator_xdp(ctx: XdpContext) -> u32 {
+    match vary(ctx.data(), ctx.data_end()) {
+        // SAFETY: a helper without pointers.
+        Some(device) => unsafe { bpf_redirect(device, 0) as u32 },
+        None => xdp_action::XDP_ABORTED,
+    }
 }
 
 /// What a floor knows of a packet.
