@@ -207,7 +207,7 @@ pub fn floor_parse_tc(ctx: TcContext) -> i32 {
 pub fn floor_lru_hit_tc(ctx: TcContext) -> i32 {
     let Some(parsed) = parse(ctx.data(), ctx.data_end()) else { return 98 };
     // SAFETY: read only, within this run.
-    let Some(entry) = (unsafe { LRU.get(&parsed.key) }) else { return 97 };
+    let Some(entry) = (unsafe { LRU.get(parsed.key) }) else { return 97 };
     count(1, ctx.len() as usize);
     if entry.flags == u32::MAX { TC_ACT_SHOT } else { TC_ACT_OK }
 }
@@ -217,7 +217,7 @@ pub fn floor_lru_hit_tc(ctx: TcContext) -> i32 {
 pub fn floor_lru_insert_tc(ctx: TcContext) -> i32 {
     let Some(parsed) = parse(ctx.data(), ctx.data_end()) else { return 98 };
     let entry = ConntrackEntry { expires: 1, ..ConntrackEntry::default() };
-    if LRU.insert(&parsed.key, &entry, 0).is_err() {
+    if LRU.insert(parsed.key, entry, 0).is_err() {
         return 97;
     }
     count(1, ctx.len() as usize);
