@@ -10,6 +10,10 @@
 //! Built for Linux 6.1 and later, in Rust for BPF's instruction set v3; user space makes the maps ([`maps`]).
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key that is passed by value is a second copy of it, on a stack of 512 bytes"
+)]
 #![feature(asm_experimental_arch)]
 
 mod account;

@@ -88,7 +88,7 @@ pub fn ipv6(window: &Window, offset: u32, packet: &mut Packet) -> Result<(), Rea
 #[inline(always)]
 pub fn check_fragment(packet: &Packet, more: bool) -> Result<(), Reason> {
     let payload = packet.payload;
-    if payload == 0 || (more && payload % 8 != 0) || packet.fragment.offset as u32 + payload > 0xffff {
+    if payload == 0 || (more && !payload.is_multiple_of(8)) || packet.fragment.offset as u32 + payload > 0xffff {
         return Err(Reason::Malformed);
     }
     Ok(())
