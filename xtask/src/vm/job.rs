@@ -28,7 +28,10 @@ modprobe -a veth sch_ingress cls_bpf
 step() {
   local what=$1; shift
   echo "==> $what"
-  if "$@"; then echo "weir-vm: ok $what"; else echo "weir-vm: FAILED $what (exit $?)"; fi
+  # Through a pipe: a program that sees the serial line as a terminal would colour what is read from it.
+  "$@" 2>&1 | cat
+  local code=${PIPESTATUS[0]}
+  if [ "$code" = 0 ]; then echo "weir-vm: ok $what"; else echo "weir-vm: FAILED $what (exit $code)"; fi
 }
 "#;
 
