@@ -56,7 +56,8 @@ pub struct TestRun {
 pub fn test_run(program: BorrowedFd<'_>, data: &[u8], context: &[u8], repeat: u32) -> io::Result<TestRun> {
     // A program may grow the packet; the kernel truncates silently what does not fit.
     let mut out = vec![0u8; data.len() + 256];
-    let mut context_out = vec![0u8; context.len()];
+    // The kernel gives the whole struct back (192 bytes of `__sk_buff`), and refuses less room with ENOSPC.
+    let mut context_out = vec![0u8; context.len().max(256)];
     let mut attr = attr();
     attr.test.prog_fd = program.as_raw_fd() as u32;
     attr.test.data_in = data.as_ptr() as u64;
