@@ -46,7 +46,10 @@ pub struct ConntrackEntry {
     pub source_incarnation: u32,
     pub destination_incarnation: u32,
     pub flags: u32,
-    pub reserved: [u32; 3],
+    /// The endpoints' devices on which the two words were judged, 0 for the host: a word counts for that device only.
+    pub source_ifindex: u32,
+    pub destination_ifindex: u32,
+    pub reserved: u32,
 }
 const _: () = assert!(size_of::<ConntrackEntry>() == 48);
 

@@ -4,6 +4,8 @@
 //! answers for one end (and, where the other is the host, for that too), so a packet of either direction asks the same
 //! word. A word of this run's epoch is the answer; an older one is judged afresh and stored. So a permission that was
 //! revoked bites on the next packet of either direction, and a reply needs no rule of its own.
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::__sk_buff;
 use weir_abi::{
     ConntrackEntry, DIRECTION_EGRESS, DIRECTION_INGRESS, Reason, VerdictWord, ct_flags, flow_verdict, identity,
@@ -15,10 +17,37 @@ use crate::{
     case::{Case, Subject},
     conntrack::{self, Entry},
     flow::{Flow, ICMP, ICMPV6, TCP},
-    parse::{Shape, TCP_ACK, TCP_SYN, inner_flow},
+    parse::{Part, Shape, TCP_ACK, TCP_SYN, inner_flow},
     policy::{self, What},
-    tables,
+    tables, words,
 };
+
+/// The short way: the packet's flow was allowed in this epoch, on this very device, and no other end is to be asked.
+/// Then no other table has a say: the device is still the endpoint's, and the address its own. False says nothing.
+#[inline(always)]
+pub fn is_known(case: &mut Case) -> bool {
+    if !is_tracked(case) || case.packet.fragment.of != Part::Whole {
+        return false;
+    }
+    let now = case.run.now();
+    let Some(entry) = conntrack::find(&case.packet.flow.key, now) else { return false };
+    let reply = entry.is_reply(case.packet.flow.source_is_high);
+    let original_source = case.near_is_source != reply;
+    let (word, ifindex) = entry.word(original_source);
+    if ifindex != case.ifindex
+        || word.epoch() != case.run.epoch()
+        || word.verdict() != flow_verdict::ALLOW
+        || entry.flags() & host_bit(!original_source) != 0
+        || begins_anew(case, entry, reply)
+    {
+        return false;
+    }
+    let Some(settings) = tables::settings(case.run.side()) else { return false };
+    entry.touch(case, reply, now, settings);
+    case.rule = word.rule();
+    case.from_conntrack = true;
+    true
+}
 
 /// Judges the packet, and tracks its flow when it may pass.
 ///
@@ -27,36 +56,30 @@ use crate::{
 /// Why it must be dropped.
 #[inline(always)]
 pub fn admit(skb: *mut __sk_buff, case: &mut Case) -> Result<(), Reason> {
-    match case.packet.shape {
-        Shape::IcmpError => {
-            return match weir_related(skb, case) {
-                0 => begin(case, false),
-                word => obey(case, VerdictWord(word)),
-            };
-        }
-        Shape::IcmpOther => return begin(case, false),
-        _ => {}
+    if case.packet.shape == Shape::IcmpError {
+        return match weir_related(skb, case) {
+            0 => begin(case, false),
+            word => obey(case, VerdictWord(word)),
+        };
     }
-    case.packet.flow.order();
-    let now = case.run.now();
-    let Some(entry) = conntrack::find(&case.packet.flow.key, now) else {
-        return begin(case, case.packet.shape != Shape::EchoReply);
-    };
-    let reply = entry.is_reply(case.packet.flow.source_is_high);
-    // Another ping that happens to have the identifier of one that goes the other way.
-    if reply && case.packet.shape == Shape::EchoRequest {
+    if !is_tracked(case) {
         return begin(case, false);
     }
-    if is_first(case) && entry.is_closing() {
-        return begin(case, true);
-    }
+    let now = case.run.now();
     let track = case.packet.shape != Shape::EchoReply;
+    let Some(entry) = conntrack::find(&case.packet.flow.key, now) else { return begin(case, track) };
+    let reply = entry.is_reply(case.packet.flow.source_is_high);
+    if begins_anew(case, entry, reply) {
+        // A ping's identifier is taken by the one that goes the other way: the entry stays that one's.
+        return begin(case, case.packet.shape != Shape::EchoRequest);
+    }
     let original_source = case.near_is_source != reply;
-    let (mut word, incarnation) = entry.end(original_source);
+    let incarnation = entry.incarnation(original_source);
     if incarnation != 0 && incarnation != case.near.incarnation {
         return begin(case, track);
     }
-    if word.epoch() == case.run.epoch() {
+    let (mut word, ifindex) = entry.word(original_source);
+    if word.epoch() == case.run.epoch() && ifindex == case.near.ifindex {
         case.from_conntrack = true;
     } else {
         word = VerdictWord(weir_judge_again(case, entry.address(), reply as u32));
@@ -85,6 +108,19 @@ pub fn admit(skb: *mut __sk_buff, case: &mut Case) -> Result<(), Reason> {
     let Some(settings) = tables::settings(case.run.side()) else { return Err(Reason::Internal) };
     entry.touch(case, reply, now, settings);
     Ok(())
+}
+
+/// Whether such packets find, or make, an entry.
+#[inline(always)]
+fn is_tracked(case: &Case) -> bool {
+    matches!(case.packet.shape, Shape::Ports | Shape::NoPorts | Shape::EchoRequest | Shape::EchoReply)
+}
+
+/// A packet that cannot belong to the flow that has its key: a request against a ping's direction, or a SYN after the
+/// connection's end.
+#[inline(always)]
+fn begins_anew(case: &Case, entry: Entry, reply: bool) -> bool {
+    (reply && case.packet.shape == Shape::EchoRequest) || (is_first(case) && entry.is_closing())
 }
 
 /// A SYN that opens a connection.
@@ -155,7 +191,7 @@ extern "C" fn weir_judge_again(case: *mut Case, entry: *mut ConntrackEntry, repl
     let peer = peer_of_near(case);
     case.peer = peer;
     let word = ask(case, case.near.identity, peer, reply, case.near_is_source);
-    entry.set_end(original_source, word, case.near.incarnation);
+    entry.set_word(original_source, word, case.near.incarnation, case.near.ifindex);
     let bit = host_bit(!original_source);
     if (entry.flags() & bit != 0) != (peer == identity::HOST) {
         entry.mark(bit, peer == identity::HOST);
@@ -173,15 +209,16 @@ extern "C" fn weir_judge_host(case: *mut Case, entry: *mut ConntrackEntry, reply
     let epoch = case.run.epoch();
     let Some(incarnation) = host_policy(case) else { return VerdictWord::new(epoch, 0, flow_verdict::ALLOW).0 };
     let original_source = case.near_is_source == reply;
-    let (word, judged) = entry.end(original_source);
+    let judged = entry.incarnation(original_source);
     if judged != 0 && judged != incarnation {
         return VerdictWord::default().0;
     }
-    if word.epoch() == epoch {
+    let (word, ifindex) = entry.word(original_source);
+    if word.epoch() == epoch && ifindex == 0 {
         return word.0;
     }
     let word = ask(case, identity::HOST, case.near.identity, reply, !case.near_is_source);
-    entry.set_end(original_source, word, incarnation);
+    entry.set_word(original_source, word, incarnation, 0);
     word.0
 }
 
@@ -236,14 +273,22 @@ extern "C" fn weir_make_entry(case: *mut Case, near: u64, host: u64, host_incarn
     let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
     let Some(settings) = tables::settings(case.run.side()) else { return 0 };
     let mut entry = conntrack::fresh(case, settings);
-    let (near, far) = ((VerdictWord(near), case.near.incarnation), (VerdictWord(host), host_incarnation));
-    let (source, destination) = if case.near_is_source { (near, far) } else { (far, near) };
-    (entry.egress, entry.source_incarnation) = source;
-    (entry.ingress, entry.destination_incarnation) = destination;
+    // SAFETY: every field has a value.
+    let entry = unsafe { entry.assume_init_mut() };
+    let Subject { incarnation, ifindex, .. } = case.near;
+    if case.near_is_source {
+        (entry.egress, entry.ingress) = (VerdictWord(near), VerdictWord(host));
+        (entry.source_incarnation, entry.destination_incarnation) = (incarnation, host_incarnation);
+        entry.source_ifindex = ifindex;
+    } else {
+        (entry.ingress, entry.egress) = (VerdictWord(near), VerdictWord(host));
+        (entry.destination_incarnation, entry.source_incarnation) = (incarnation, host_incarnation);
+        entry.destination_ifindex = ifindex;
+    }
     if case.peer == identity::HOST {
         entry.flags |= host_bit(!case.near_is_source);
     }
-    conntrack::store(case.packet.flow.key, &entry);
+    conntrack::store(case.packet.flow.key, entry);
     0
 }
 
@@ -254,26 +299,31 @@ extern "C" fn weir_make_entry(case: *mut Case, near: u64, host: u64, host_incarn
 extern "C" fn weir_related(skb: *mut __sk_buff, case: *mut Case) -> u64 {
     // SAFETY: as above.
     let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
-    let mut inner = Flow::ZERO;
+    let mut inner = MaybeUninit::<Flow>::uninit();
+    // SAFETY: zero is a value of every field.
+    let inner = unsafe {
+        words::zero(inner.as_mut_ptr());
+        inner.assume_init_mut()
+    };
     let v4 = case.packet.flow.protocol() == ICMP;
-    if !inner_flow(skb, case.packet.transport + 8, v4, &mut inner) {
+    if !inner_flow(skb, case.packet.transport + 8, v4, inner) {
         return 0;
     }
     // An error goes back to whoever sent what it is about.
     if inner.source() != case.packet.flow.destination() {
         return 0;
     }
-    inner.order();
     let Some(entry) = conntrack::find(&inner.key, case.run.now()) else { return 0 };
     let reply = entry.is_reply(inner.source_is_high);
     // Of the inner packet, the near end is the other one than of the error.
     let is_source = !case.near_is_source;
     let original_source = is_source != reply;
-    let (word, incarnation) = entry.end(original_source);
+    let incarnation = entry.incarnation(original_source);
     if incarnation != 0 && incarnation != case.near.incarnation {
         return 0;
     }
-    if word.epoch() == case.run.epoch() {
+    let (word, ifindex) = entry.word(original_source);
+    if word.epoch() == case.run.epoch() && ifindex == case.near.ifindex {
         case.from_conntrack = true;
         return word.0;
     }
@@ -286,7 +336,7 @@ extern "C" fn weir_related(skb: *mut __sk_buff, case: *mut Case) -> u64 {
     };
     let direction = if original_source { DIRECTION_EGRESS } else { DIRECTION_INGRESS };
     let word = policy::judge(case.run, case.near.identity, peer, What::new(direction, protocol, port));
-    entry.set_end(original_source, word, case.near.incarnation);
+    entry.set_word(original_source, word, case.near.incarnation, case.near.ifindex);
     word.0
 }
 

@@ -13,14 +13,17 @@ pub struct Subject {
     /// Endpoint number, 0 for the host.
     pub endpoint: u32,
     pub incarnation: u32,
+    /// The endpoint's device, 0 for the host.
+    pub ifindex: u32,
 }
 
 impl Subject {
-    pub const NOBODY: Self = Self { identity: 0, endpoint: 0, incarnation: 0 };
+    pub const NOBODY: Self = Self { identity: 0, endpoint: 0, incarnation: 0, ifindex: 0 };
 
     #[inline(always)]
-    pub fn endpoint(interface: &InterfaceInfo) -> Self {
-        Self { identity: interface.identity, endpoint: interface.endpoint, incarnation: interface.incarnation }
+    pub fn endpoint(interface: &InterfaceInfo, ifindex: u32) -> Self {
+        let InterfaceInfo { identity, endpoint, incarnation, .. } = *interface;
+        Self { identity, endpoint, incarnation, ifindex }
     }
 }
 
@@ -52,14 +55,13 @@ pub struct Case {
 impl Case {
     /// The scratch slot, made new. `None` cannot be.
     #[inline(always)]
-    pub fn begin(run: Run, hook: u8, ifindex: u32, near: Subject) -> Option<&'static mut Self> {
+    pub fn begin(run: Run, hook: u8, ifindex: u32) -> Option<&'static mut Self> {
         let slot = SCRATCH.get_ptr_mut(0)?;
         // SAFETY: the slot is this CPU's own, and no program of ours interrupts another on one CPU: tc and XDP run with
         // softirqs held off. An instance for test runs has a slot of its own.
         let case = unsafe { &mut *slot };
         case.run = run;
         case.packet.reset();
-        case.near = near;
         case.ifindex = ifindex;
         case.rule = 0;
         case.peer = 0;

@@ -1,5 +1,5 @@
 //! One entry per flow: what each end was judged to be, and how long the flow lives.
-use core::arch::asm;
+use core::{arch::asm, mem::MaybeUninit};
 
 use weir_abi::{ConntrackEntry, ConntrackKey, Settings, VerdictWord, ct_flags};
 
@@ -8,7 +8,8 @@ use crate::{
     flow::TCP,
     maps::{CONNTRACK_OTHER, CONNTRACK_TCP, Lru},
     parse::{TCP_FIN, TCP_RST, TCP_SYN},
-    run::{Run, jiffies},
+    run::jiffies,
+    words,
 };
 
 const BOTH_FINS: u32 = ct_flags::FIN_ORIGINAL | ct_flags::FIN_REPLY;
@@ -82,29 +83,44 @@ impl Entry {
         is_closing(self.flags())
     }
 
-    /// The verdict word of one end, and the incarnation that it was judged for (0: never).
+    /// The verdict word of one end, and the device that it was judged on.
     #[inline(always)]
-    pub fn end(self, original_source: bool) -> (VerdictWord, u32) {
+    pub fn word(self, original_source: bool) -> (VerdictWord, u32) {
         // SAFETY: aligned words of the entry.
         unsafe {
             if original_source {
-                (field!(self, egress).read_volatile(), field!(self, source_incarnation).read_volatile())
+                (field!(self, egress).read_volatile(), field!(self, source_ifindex).read_volatile())
             } else {
-                (field!(self, ingress).read_volatile(), field!(self, destination_incarnation).read_volatile())
+                (field!(self, ingress).read_volatile(), field!(self, destination_ifindex).read_volatile())
             }
         }
     }
 
-    /// One store for verdict, rule and epoch.
+    /// The incarnation of the endpoint that one end's word was judged for, 0 if it never was.
     #[inline(always)]
-    pub fn set_end(self, original_source: bool, word: VerdictWord, incarnation: u32) {
+    pub fn incarnation(self, original_source: bool) -> u32 {
+        // SAFETY: aligned words of the entry.
+        unsafe {
+            if original_source {
+                field!(self, source_incarnation).read_volatile()
+            } else {
+                field!(self, destination_incarnation).read_volatile()
+            }
+        }
+    }
+
+    /// Verdict, rule and epoch in one store, after what they hold for.
+    #[inline(always)]
+    pub fn set_word(self, original_source: bool, word: VerdictWord, incarnation: u32, ifindex: u32) {
         // SAFETY: aligned words of the entry.
         unsafe {
             if original_source {
                 field!(self, source_incarnation).write_volatile(incarnation);
+                field!(self, source_ifindex).write_volatile(ifindex);
                 field!(self, egress).write_volatile(word);
             } else {
                 field!(self, destination_incarnation).write_volatile(incarnation);
+                field!(self, destination_ifindex).write_volatile(ifindex);
                 field!(self, ingress).write_volatile(word);
             }
         }
@@ -150,23 +166,17 @@ impl Entry {
 
 /// What the first packet of a flow makes of it, not yet judged.
 #[inline(always)]
-pub fn fresh(case: &Case, settings: &Settings) -> ConntrackEntry {
+pub fn fresh(case: &Case, settings: &Settings) -> MaybeUninit<ConntrackEntry> {
     let direction = if case.packet.flow.source_is_high { ct_flags::SOURCE_IS_HIGH } else { 0 };
     let flags = direction | seen(case, false);
-    ConntrackEntry {
-        egress: VerdictWord(0),
-        ingress: VerdictWord(0),
-        expires: now_and(case.run, lifetime(case.packet.flow.protocol(), flags, settings)),
-        source_incarnation: 0,
-        destination_incarnation: 0,
-        flags,
-        reserved: [0; 3],
+    let mut entry = MaybeUninit::<ConntrackEntry>::uninit();
+    // SAFETY: zero is a value of every field.
+    unsafe {
+        words::zero(entry.as_mut_ptr());
+        (*entry.as_mut_ptr()).expires = case.run.now() + lifetime(case.packet.flow.protocol(), flags, settings);
+        (*entry.as_mut_ptr()).flags = flags;
     }
-}
-
-#[inline(always)]
-fn now_and(run: Run, lifetime: u64) -> u64 {
-    run.now() + lifetime
+    entry
 }
 
 /// The bits that a packet adds.

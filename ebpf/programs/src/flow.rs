@@ -1,7 +1,7 @@
 //! A packet's two ends, and the flow that they name.
-use core::mem::swap;
-
 use weir_abi::{Address, ConntrackKey};
+
+use crate::words;
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
@@ -12,58 +12,37 @@ pub const SCTP: u8 = 132;
 /// A flow's key, and from which end the packet comes. An ICMP echo has its identifier in both ports, what has no ports
 /// has 0.
 ///
-/// One copy of the addresses serves the packet and the key.
+/// One copy of the addresses serves the packet and the key, and is put in order as it is written: to swap the two
+/// afterwards was measured to cost 13 ns.
 #[repr(C)]
 pub struct Flow {
-    /// In order only after [`Self::order`]; until then `low` is the source.
     pub key: ConntrackKey,
     pub source_is_high: bool,
+    /// The ports alone say which end is the key's `low`.
+    same_addresses: bool,
 }
 
 impl Flow {
-    pub const ZERO: Self = Self {
-        key: ConntrackKey {
-            low: Address([0; 16]),
-            high: Address([0; 16]),
-            low_port_be: 0,
-            high_port_be: 0,
-            protocol: 0,
-            reserved: [0; 3],
-        },
-        source_is_high: false,
-    };
-
-    /// Both addresses, of a flow that is not in order yet.
+    /// Both addresses, as they are in memory.
     #[inline(always)]
-    pub fn set_addresses(&mut self, source: Address, destination: Address) {
-        self.key.low = source;
-        self.key.high = destination;
+    pub fn set_addresses(&mut self, source: [u64; 2], destination: [u64; 2]) {
+        let number = |words: [u64; 2]| (u64::from_be(words[0]), u64::from_be(words[1]));
+        self.source_is_high = number(source) > number(destination);
+        self.same_addresses = source == destination;
+        let (low, high) = if self.source_is_high { (destination, source) } else { (source, destination) };
+        words::set(&mut self.key.low, low);
+        words::set(&mut self.key.high, high);
     }
 
-    /// Both ports, in network order, of a flow that is not in order yet.
+    /// Both ports, in network order; after the addresses.
     #[inline(always)]
     pub fn set_ports(&mut self, source_be: u16, destination_be: u16) {
-        self.key.low_port_be = source_be;
-        self.key.high_port_be = destination_be;
-    }
-
-    /// Makes `key` the key, whichever way the packet goes: the ends in order of (address, port).
-    #[inline(always)]
-    pub fn order(&mut self) {
-        let key = &mut self.key;
-        let (low, high) = (key.low.halves(), key.high.halves());
-        let out_of_order = if low.0 != high.0 {
-            low.0 > high.0
-        } else if low.1 != high.1 {
-            low.1 > high.1
-        } else {
-            u16::from_be(key.low_port_be) > u16::from_be(key.high_port_be)
-        };
-        if out_of_order {
-            swap(&mut key.low, &mut key.high);
-            swap(&mut key.low_port_be, &mut key.high_port_be);
-            self.source_is_high = true;
+        if self.same_addresses {
+            self.source_is_high = u16::from_be(source_be) > u16::from_be(destination_be);
         }
+        let (low, high) = if self.source_is_high { (destination_be, source_be) } else { (source_be, destination_be) };
+        self.key.low_port_be = low;
+        self.key.high_port_be = high;
     }
 
     #[inline(always)]

@@ -30,6 +30,7 @@ mod prefilter;
 mod run;
 mod skb;
 mod tables;
+mod words;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {

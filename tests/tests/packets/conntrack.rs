@@ -228,6 +228,21 @@ both_families! {
         lab.passes(Hook::ToWeb, &frame::tcp(server, client, ACK));
     }
 
+    /// Where the source is not checked, another endpoint may send with web's addresses: it is judged by its own labels,
+    /// and neither profits from the other's verdict nor changes it.
+    fn a_verdict_counts_for_the_device_that_it_was_judged_on(family) {
+        let mut world = World::new();
+        world.enforce(WEB, Way::Egress);
+        world.allow(WEB, Way::Egress, Match::ANY.port(UDP, 53));
+        world.enforce(DB, Way::Egress);
+        let lab = Lab::new(&world);
+        let packet = frame::udp(at(family.web(), 4000), at(family.stranger(), 53));
+        for _ in 0..3 {
+            lab.passes(Hook::FromWeb, &packet);
+            lab.drops(Hook::FromDb, &packet, Reason::PolicyDefaultDeny);
+        }
+    }
+
     /// The host firewall: only what goes to or comes from an address of the host.
     fn host_policy_on_network_devices(family) {
         let mut world = World::new();

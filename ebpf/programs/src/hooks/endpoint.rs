@@ -3,8 +3,9 @@ use aya_ebpf::bindings::__sk_buff;
 use weir_abi::{InterfaceInfo, Reason, interface_flags};
 
 use crate::{
-    admit::admit,
-    case::Case,
+    account,
+    admit::{admit, is_known},
+    case::{Case, Subject},
     fragment,
     parse::{Parsed, Shape},
     policy,
@@ -20,12 +21,32 @@ pub fn interface(run: Run, ifindex: u32) -> Option<&'static InterfaceInfo> {
     (interface.flags & interface_flags::ENDPOINT != 0).then_some(interface)
 }
 
-/// Parse, find the flow, decide. `may_come` is asked as soon as the addresses are known.
+/// What becomes of a packet of an endpoint's device: parse, find the flow, or else ask everybody who has a say.
+///
+/// `None`: the device is not ours.
 #[inline(always)]
-pub fn judge(skb: *mut __sk_buff, case: &mut Case, may_come: impl Fn(&Case) -> bool) -> Result<Reason, Reason> {
-    let parsed = skb::parse(skb, case)?;
+pub fn judge(skb: *mut __sk_buff, case: &mut Case) -> Option<Result<Reason, Reason>> {
+    let parsed = skb::parse(skb, case);
     let case = case.settled();
-    match parsed {
+    if parsed == Ok(Parsed::Packet) && is_known(case) {
+        if account::is_tracing() {
+            case.near = Subject::endpoint(interface(case.run, case.ifindex)?, case.ifindex);
+        }
+        return Some(Ok(Reason::Forwarded));
+    }
+    let interface = interface(case.run, case.ifindex)?;
+    case.near = Subject::endpoint(interface, case.ifindex);
+    Some(judge_afresh(skb, case.settled(), parsed, interface.flags))
+}
+
+#[inline(always)]
+fn judge_afresh(
+    skb: *mut __sk_buff,
+    case: &mut Case,
+    parsed: Result<Parsed, Reason>,
+    flags: u32,
+) -> Result<Reason, Reason> {
+    match parsed? {
         Parsed::Packet => {}
         Parsed::Neighbour => return Ok(Reason::ForwardedLink),
         Parsed::UnknownEthertype if policy::may_deny(case.run, &case.near, case.near_is_source) => {
@@ -33,7 +54,7 @@ pub fn judge(skb: *mut __sk_buff, case: &mut Case, may_come: impl Fn(&Case) -> b
         }
         Parsed::UnknownEthertype => return Ok(Reason::Forwarded),
     }
-    if !may_come(case) {
+    if case.near_is_source && flags & interface_flags::CHECK_SOURCE != 0 && !comes_from_near(case) {
         return Err(Reason::InvalidSource);
     }
     fragment::resolve(case)?;
@@ -41,4 +62,11 @@ pub fn judge(skb: *mut __sk_buff, case: &mut Case, may_come: impl Fn(&Case) -> b
         admit(skb, case)?;
     }
     Ok(Reason::Forwarded)
+}
+
+/// Whether the source address is one of the endpoint's.
+#[inline(always)]
+fn comes_from_near(case: &Case) -> bool {
+    tables::endpoint(case.run.side(), case.packet.flow.source())
+        .is_some_and(|owner| owner.endpoint == case.near.endpoint)
 }

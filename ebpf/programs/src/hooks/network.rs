@@ -21,8 +21,8 @@ pub fn host(run: Run, ifindex: u32) -> Option<Subject> {
     let interface = tables::interface(run.side(), ifindex)?;
     (interface.flags & interface_flags::NETWORK != 0).then_some(Subject {
         identity: identity::HOST,
-        endpoint: 0,
         incarnation: settings.host_incarnation,
+        ..Subject::NOBODY
     })
 }
 

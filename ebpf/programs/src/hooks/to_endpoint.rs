@@ -3,20 +3,15 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{next_hook, tc_action};
 
 use super::{conclude, endpoint};
-use crate::{
-    case::{Case, Subject},
-    run::Run,
-    skb,
-};
+use crate::{case::Case, run::Run, skb};
 
 #[classifier]
 fn to_endpoint(context: TcContext) -> i32 {
     let skb = context.skb.skb;
     let Some(run) = Run::begin() else { return tc_action::DROP };
-    let ifindex = skb::ifindex(skb);
-    let Some(interface) = endpoint::interface(run, ifindex) else { return tc_action::CONTINUE };
-    let near = Subject::endpoint(interface);
-    let Some(case) = Case::begin(run, next_hook::TO_ENDPOINT, ifindex, near) else { return tc_action::DROP };
-    let verdict = endpoint::judge(skb, case, |_| true);
-    conclude(case, verdict, next_hook::NONE)
+    let Some(case) = Case::begin(run, next_hook::TO_ENDPOINT, skb::ifindex(skb)) else { return tc_action::DROP };
+    match endpoint::judge(skb, case) {
+        Some(verdict) => conclude(case.settled(), verdict, next_hook::NONE),
+        None => tc_action::CONTINUE,
+    }
 }

@@ -1,5 +1,5 @@
 //! The prefilter: XDP on a network device, before the kernel has made anything of the frame.
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, macros::xdp, programs::XdpContext};
+use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, macros::xdp, programs::XdpContext};
 use weir_abi::{InterfaceInfo, Reason, interface_flags, next_hook, xdp_action};
 
 use crate::{
@@ -22,10 +22,9 @@ fn xdp_ingress(context: XdpContext) -> u32 {
     if interface.flags & WATCHED == 0 {
         return xdp_action::PASS;
     }
-    let Some(case) = Case::begin(run, next_hook::XDP_INGRESS, ifindex, Subject::NOBODY) else {
-        return xdp_action::DROP;
-    };
-    match judge(case, interface, &window(context.ctx)) {
+    let Some(case) = Case::begin(run, next_hook::XDP_INGRESS, ifindex) else { return xdp_action::DROP };
+    case.near = Subject::NOBODY;
+    match judge(&context, case, interface) {
         Ok(reason) => {
             let network = interface.flags & interface_flags::NETWORK != 0;
             account::passed(case, reason, if network { next_hook::FROM_NETWORK } else { next_hook::STACK });
@@ -40,35 +39,54 @@ fn xdp_ingress(context: XdpContext) -> u32 {
 
 /// `Ok`: as what the frame is counted.
 #[inline(always)]
-fn judge(case: &mut Case, interface: &InterfaceInfo, window: &Window) -> Result<Reason, Reason> {
-    let packet = &mut case.packet;
-    packet.length = window.length;
-    let frame = link::link(window)?;
-    match frame.ethertype {
-        link::IPV4 => ip::ipv4(window, frame.offset, packet)?,
-        link::IPV6 => ip::ipv6(window, frame.offset, packet)?,
-        link::ARP => return Ok(Reason::ForwardedLink),
-        // A third VLAN tag would carry an address past the filter.
-        other if link::is_tag(other) => return Err(Reason::UnknownEthertype),
-        _ => return Ok(Reason::PrefilterPass),
+fn judge(context: &XdpContext, case: &mut Case, interface: &InterfaceInfo) -> Result<Reason, Reason> {
+    let mut window = Window { data: context.data(), end: context.data_end(), length: 0 };
+    window.length = (window.end - window.data) as u32;
+    let mut network = look(case, &window);
+    if network == Err(Reason::Truncated) {
+        // A frame in several buffers is longer than its first one.
+        // SAFETY: the context is valid for the whole run.
+        window.length = unsafe { bpf_xdp_get_buff_len(context.ctx) } as u32;
+        network = look(case, &window);
+    }
+    let case = case.settled();
+    match network? {
+        Network::Ip => {}
+        Network::Arp => return Ok(Reason::ForwardedLink),
+        Network::Other => return Ok(Reason::PrefilterPass),
     }
     let Some(hit) = prefilter::filter(case.run, interface, &case.packet.flow) else {
         return Ok(Reason::PrefilterPass);
     };
-    if show_transport(case, window) {
+    if show_transport(case, &window) {
         return Ok(Reason::ForwardedLink);
     }
     case.rule = hit.rule;
     Err(hit.reason)
 }
 
+#[derive(PartialEq, Eq)]
+enum Network {
+    Ip,
+    Arp,
+    Other,
+}
+
+/// Parses as far as the addresses.
 #[inline(always)]
-fn window(context: *mut xdp_md) -> Window {
-    // SAFETY: the context is valid for the whole run. The length is of all buffers, of which the first can be read.
-    unsafe {
-        let length = bpf_xdp_get_buff_len(context) as u32;
-        Window { data: (*context).data as usize, end: (*context).data_end as usize, length }
+fn look(case: &mut Case, window: &Window) -> Result<Network, Reason> {
+    let packet = &mut case.packet;
+    packet.length = window.length;
+    let frame = link::link(window)?;
+    match frame.ethertype {
+        link::IPV4 => ip::ipv4(window, frame.offset, packet)?,
+        link::IPV6 => ip::ipv6(window, frame.offset, packet)?,
+        link::ARP => return Ok(Network::Arp),
+        // A third VLAN tag would carry an address past the filter.
+        other if link::is_tag(other) => return Err(Reason::UnknownEthertype),
+        _ => return Ok(Network::Other),
     }
+    Ok(Network::Ip)
 }
 
 /// Takes the ports, for the report, where they are plain to see. True for neighbour discovery: addresses are resolved

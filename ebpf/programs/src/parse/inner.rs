@@ -1,20 +1,21 @@
 //! The packet inside an ICMP error: as much of it as names its flow.
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
-use weir_abi::Address;
+use core::mem::MaybeUninit;
 
-use super::extension::{AUTHENTICATION, EXTENSIONS, FRAGMENT, is_extension};
+use super::{
+    extension::{AUTHENTICATION, EXTENSIONS, FRAGMENT, is_extension},
+    ip::mapped,
+};
 use crate::flow::{Flow, ICMP, ICMPV6, SCTP, TCP, UDP};
-
-#[inline(always)]
-fn load_into<const N: usize>(skb: *mut __sk_buff, offset: u32, bytes: &mut [u8; N]) -> bool {
-    // SAFETY: the helper writes at most `N` bytes to the array.
-    unsafe { bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) == 0 }
-}
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 
 #[inline(always)]
 fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = [0u8; N];
-    load_into(skb, offset, &mut bytes).then_some(bytes)
+    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+    // SAFETY: the helper writes all `N` bytes, to zero if it fails.
+    unsafe {
+        let code = bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32);
+        (code == 0).then_some(bytes.assume_init())
+    }
 }
 
 /// Writes the flow of the packet that begins at `offset` from the start of the frame, in that packet's own direction.
@@ -30,24 +31,36 @@ pub fn inner_flow(skb: *mut __sk_buff, offset: u32, v4: bool, flow: &mut Flow) -
             return false;
         }
         flow.set_addresses(
-            Address::from_v4([header[12], header[13], header[14], header[15]]),
-            Address::from_v4([header[16], header[17], header[18], header[19]]),
+            mapped(u32::from_ne_bytes([header[12], header[13], header[14], header[15]])),
+            mapped(u32::from_ne_bytes([header[16], header[17], header[18], header[19]])),
         );
         (header[9], offset + (header[0] & 0xf) as u32 * 4)
     } else {
         let Some(header) = load::<8>(skb, offset) else { return false };
-        if header[0] >> 4 != 6
-            || !load_into(skb, offset + 8, &mut flow.key.low.0)
-            || !load_into(skb, offset + 24, &mut flow.key.high.0)
-        {
+        // Both addresses at once, as two words each.
+        let Some(addresses) = load::<32>(skb, offset + 8) else { return false };
+        if header[0] >> 4 != 6 {
             return false;
         }
+        let word = |at: usize| {
+            u64::from_ne_bytes([
+                addresses[at],
+                addresses[at + 1],
+                addresses[at + 2],
+                addresses[at + 3],
+                addresses[at + 4],
+                addresses[at + 5],
+                addresses[at + 6],
+                addresses[at + 7],
+            ])
+        };
+        flow.set_addresses([word(0), word(8)], [word(16), word(24)]);
         let Some(found) = skip_extensions(skb, header[6], offset + 40) else { return false };
         found
     };
     flow.key.protocol = protocol;
     let Some(bytes) = load::<8>(skb, transport) else { return false };
-    (flow.key.low_port_be, flow.key.high_port_be) = match protocol {
+    let (source_be, destination_be) = match protocol {
         TCP | UDP | SCTP => (u16::from_ne_bytes([bytes[0], bytes[1]]), u16::from_ne_bytes([bytes[2], bytes[3]])),
         ICMP | ICMPV6 => {
             let identifier = u16::from_ne_bytes([bytes[4], bytes[5]]);
@@ -58,6 +71,7 @@ pub fn inner_flow(skb: *mut __sk_buff, offset: u32, v4: bool, flow: &mut Flow) -
         }
         _ => (0, 0),
     };
+    flow.set_ports(source_be, destination_be);
     true
 }
 

@@ -1,23 +1,15 @@
 //! The network layer: fixed headers, and IPv4's fragments.
-use weir_abi::{Address, Reason};
+use weir_abi::Reason;
 
 use super::{Fragment, Packet, Part, Window};
 
 /// A GSO packet beyond 64 KiB has a length of 0 in its IP header.
 const BIG_FRAME: u32 = 0xffff;
 
+/// As [`weir_abi::Address`] has it in memory.
 #[inline(always)]
-fn address(high: u64, low: u64) -> Address {
-    let (high, low) = (high.to_ne_bytes(), low.to_ne_bytes());
-    Address([
-        high[0], high[1], high[2], high[3], high[4], high[5], high[6], high[7], low[0], low[1], low[2], low[3], low[4],
-        low[5], low[6], low[7],
-    ])
-}
-
-#[inline(always)]
-fn mapped(v4_be: u32) -> Address {
-    address(0, ((v4_be as u64) << 32) | 0xffff_0000)
+pub fn mapped(v4_be: u32) -> [u64; 2] {
+    [0, ((v4_be as u64) << 32) | 0xffff_0000]
 }
 
 /// The part before the transport layer, without following extension headers: all that a filter by address needs.
@@ -62,10 +54,9 @@ pub fn ipv4(window: &Window, offset: u32, packet: &mut Packet) -> Result<(), Rea
 #[inline(always)]
 pub fn ipv6(window: &Window, offset: u32, packet: &mut Packet) -> Result<(), Reason> {
     let header = window.at(offset, 40)?;
-    packet.flow.set_addresses(
-        address(header.u64_be::<8>(), header.u64_be::<16>()),
-        address(header.u64_be::<24>(), header.u64_be::<32>()),
-    );
+    packet
+        .flow
+        .set_addresses([header.u64_be::<8>(), header.u64_be::<16>()], [header.u64_be::<24>(), header.u64_be::<32>()]);
     packet.flow.key.protocol = header.u8::<6>();
     packet.hop_limit = header.u8::<7>();
     if header.u8::<0>() >> 4 != 6 {

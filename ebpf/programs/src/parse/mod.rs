@@ -18,6 +18,7 @@ use self::link::Link;
 use crate::{
     case::Case,
     flow::{Flow, ICMP, ICMPV6, SCTP, TCP, UDP},
+    words,
 };
 
 pub const TCP_FIN: u8 = 1 << 0;
@@ -29,6 +30,8 @@ pub const TCP_ACK: u8 = 1 << 4;
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Shape {
+    /// No ports: tracked by addresses and protocol.
+    NoPorts,
     /// TCP, UDP, SCTP: tracked by addresses and ports.
     Ports,
     /// A request, tracked by addresses and identifier.
@@ -39,8 +42,6 @@ pub enum Shape {
     IcmpError,
     /// Every other ICMP message: judged each by itself.
     IcmpOther,
-    /// No ports: tracked by addresses and protocol.
-    NoPorts,
     /// Not the first fragment: the ports are to be found.
     LaterFragment,
 }
@@ -87,15 +88,8 @@ pub struct Packet {
 impl Packet {
     #[inline(always)]
     pub fn reset(&mut self) {
-        self.flow = Flow::ZERO;
-        self.transport = 0;
-        self.payload = 0;
-        self.length = 0;
-        self.fragment = Fragment { of: Part::Whole, protocol: 0, offset: 0, identification: 0 };
-        self.shape = Shape::NoPorts;
-        self.hop_limit = 0;
-        self.tcp_flags = 0;
-        self.icmp_type = 0;
+        // SAFETY: zero is a value of every field; of the enums it is the first.
+        unsafe { words::zero(self) };
     }
 }
 

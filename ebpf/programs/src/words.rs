@@ -1,0 +1,33 @@
+//! Memory by the word.
+//!
+//! What the compiler would set to zero with a call of `memset`, which goes byte by byte here and costs a call
+//! (measured: 60 ns a packet), is written as words.
+
+/// Every bit zero.
+///
+/// # Safety
+///
+/// All zero bytes must be a `T`.
+#[inline(always)]
+pub unsafe fn zero<T>(value: *mut T) {
+    const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() == 8) };
+    let words = value.cast::<u64>();
+    let mut at = 0;
+    while at < size_of::<T>() / 8 {
+        // SAFETY: inside the value, and aligned. Volatile, so that it stays a store of a word.
+        unsafe { words.add(at).write_volatile(0) };
+        at += 1;
+    }
+}
+
+/// Two words, as they are in memory.
+#[inline(always)]
+pub fn set<T>(value: &mut T, words: [u64; 2]) {
+    const { assert!(size_of::<T>() == 16 && align_of::<T>() == 8) };
+    let at = core::ptr::from_mut(value).cast::<u64>();
+    // SAFETY: inside the value, and aligned; only used for addresses, of which all bits are values.
+    unsafe {
+        at.write_volatile(words[0]);
+        at.add(1).write_volatile(words[1]);
+    }
+}
