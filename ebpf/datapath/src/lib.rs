@@ -46,3 +46,9 @@ pub use uninstall::{Belongings, Residue};
 
 /// What the tc programs return for a packet that goes on, as a test run shows it.
 pub const TC_PASS: i32 = weir_abi::tc_action::CONTINUE;
+
+const _: () = {
+    const fn send<T: Send>() {}
+    send::<Kernel>();
+    send::<CheckInstance>();
+};

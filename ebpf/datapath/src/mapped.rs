@@ -54,6 +54,11 @@ impl<T: Plain + PartialEq> Mapped<T> {
         }
     }
 
+    /// Whether another side holds the same.
+    pub fn same(&self, other: &Self) -> bool {
+        self.len() == other.len() && (0..self.len()).all(|index| self.get(index) == other.get(index))
+    }
+
     /// Takes over what another side holds; the rest is left as it is.
     pub fn copy_from(&mut self, other: &Self) {
         for index in 0..other.len().min(self.len()) {

@@ -10,7 +10,7 @@ use crate::{
     error::{Result, entry, netlink},
     hash,
     kernel::Kernel,
-    sided::Sided,
+    sided::{Sided, TreeTable},
     stage::{ip_of, unnamed},
     sys::{Plain, zeroed},
 };
@@ -23,7 +23,15 @@ impl Kernel {
         let links = self.netlink.links().map_err(netlink)?;
         let names: BTreeMap<u32, InterfaceName> =
             links.iter().map(|link| (link.ifindex, InterfaceName(link.name.as_str().into()))).collect();
-        let sides = [self.observe_side(Side::A, &names)?, self.observe_side(Side::B, &names)?];
+        let mut sides = [self.observe_side(Side::A, &names)?, self.observe_side(Side::B, &names)?];
+        let live = self.live()?;
+        for (side, sets) in sides.iter_mut().zip(live.ipcache.as_mut().map(TreeTable::read_both).unwrap_or_default()) {
+            (side.ipcache4, side.ipcache6) = sets;
+        }
+        for (side, sets) in sides.iter_mut().zip(live.prefilter.as_mut().map(TreeTable::read_both).unwrap_or_default())
+        {
+            (side.prefilter4, side.prefilter6) = sets;
+        }
         let [a, b] = sides;
         let a = Arc::new(a);
         // Mostly both are the same: one copy then.
@@ -33,6 +41,7 @@ impl Kernel {
         Ok(Some(Observed { generation: live.word.get(), sides: [a, b], wiring, capacity: live.capacity() }))
     }
 
+    /// All but the prefix trees.
     fn observe_side(&mut self, side: Side, names: &BTreeMap<u32, InterfaceName>) -> Result<Tables> {
         let live = self.live()?;
         let mut tables = Tables::default();
@@ -49,12 +58,6 @@ impl Kernel {
                 .map(|index| (index as u32, table.get(index)))
                 .filter(|(_, class)| *class != none)
                 .collect();
-        }
-        if let Some(table) = &mut live.ipcache {
-            (tables.ipcache4, tables.ipcache6) = table.read(side);
-        }
-        if let Some(table) = &mut live.prefilter {
-            (tables.prefilter4, tables.prefilter6) = table.read(side);
         }
         let interfaces = read::<u32, InterfaceInfo>(live.interfaces.as_ref(), side)?;
         tables.endpoints = read::<Address, EndpointInfo>(live.endpoints.as_ref(), side)?

@@ -73,8 +73,26 @@ impl Pins {
 
     /// Directories of other ABIs: what an older or newer Weir left.
     pub fn others(&self) -> io::Result<Vec<PathBuf>> {
-        let links = self.links();
-        Ok(entries(&self.base)?.into_iter().filter(|path| *path != self.root && *path != links).collect())
+        let named_by_hash = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+                name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
+            })
+        };
+        Ok(entries(&self.base)?.into_iter().filter(|path| *path != self.root && named_by_hash(path)).collect())
+    }
+
+    /// Removes what killed processes left: pins under temporary names, and the tables of their test runs.
+    pub fn sweep(&self) -> io::Result<()> {
+        for path in entries(&self.root)? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let owner = name.strip_prefix("check-").and_then(|rest| rest.split('-').next());
+            if name.starts_with("new-") {
+                fs::remove_file(&path)?;
+            } else if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                remove_tree(&path)?;
+            }
+        }
+        Ok(())
     }
 }
 

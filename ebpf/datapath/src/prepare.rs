@@ -137,6 +137,7 @@ impl Kernel {
     pub(crate) fn reload(&mut self) -> Result<()> {
         self.pins.make()?;
         let pins = self.pins.clone();
+        pins.sweep().map_err(|cause| failed("clearing", pins.root().display(), cause))?;
         let trace = self.options.trace;
         let live = self.live()?;
         live.pin(&pins)?;

@@ -150,6 +150,9 @@ impl<T: Plain + PartialEq> MappedTable for ArrayTable<T> {
     }
 }
 
+/// What a tree holds.
+pub type Sets = (Table<Prefix4, u32>, Table<Prefix6, u32>);
+
 /// A prefix tree, both families in one array.
 #[derive(Debug)]
 pub struct TreeTable {
@@ -182,19 +185,38 @@ impl TreeTable {
     }
 
     /// Reads a side back, whole.
-    pub fn read(&mut self, side: Side) -> (Table<Prefix4, u32>, Table<Prefix6, u32>) {
-        let place = self.side_mut(side);
-        let Some(lines) = std::mem::replace(place, TreeSide::Taken).into_lines() else {
+    pub fn read(&mut self, side: Side) -> Sets {
+        let Some(lines) = std::mem::replace(self.side_mut(side), TreeSide::Taken).into_lines() else {
             return Default::default();
         };
         let walked = walk(&lines);
-        if walked.damaged {
-            let Walked { v4, v6, .. } = walked;
-            *place = TreeSide::Damaged { lines, v4: v4.clone(), v6: v6.clone() };
-            return (v4, v6);
-        }
-        *place = TreeSide::Sound(Tree::open(lines, &walked));
+        self.accept(side, lines, &walked);
         (walked.v4, walked.v6)
+    }
+
+    /// Reads both sides back. Mostly they are the same, line by line, and are walked once.
+    pub fn read_both(&mut self) -> [Sets; 2] {
+        let both = self.sides.each_mut().map(|side| std::mem::replace(side, TreeSide::Taken).into_lines());
+        let [Some(a), Some(b)] = both else { return Default::default() };
+        let walked = walk(&a);
+        if a.same(&b) {
+            self.accept(Side::A, a, &walked);
+            self.accept(Side::B, b, &walked);
+            let Walked { v4, v6, .. } = walked;
+            return [(v4.clone(), v6.clone()), (v4, v6)];
+        }
+        let other = walk(&b);
+        self.accept(Side::A, a, &walked);
+        self.accept(Side::B, b, &other);
+        [(walked.v4, walked.v6), (other.v4, other.v6)]
+    }
+
+    fn accept(&mut self, side: Side, lines: Mapped<Line>, walked: &Walked) {
+        *self.side_mut(side) = if walked.damaged {
+            TreeSide::Damaged { lines, v4: walked.v4.clone(), v6: walked.v6.clone() }
+        } else {
+            TreeSide::Sound(Tree::open(lines, walked))
+        };
     }
 
     /// Prefixes on a side, by its header.

@@ -9,7 +9,7 @@ use crate::{
     hash::Edit,
     kernel::{Kernel, not_prepared},
     live::Live,
-    prefix_tree::{Tree, TreePrefix, walk},
+    prefix_tree::{Tree, TreePrefix, walk, walk_records},
     sided::{MappedTable as _, Sided, TreeSide, TreeTable},
     sys::{Plain, zeroed},
 };
@@ -140,7 +140,7 @@ impl Kernel {
             TreeSide::Damaged { lines, v4, v6 } => (v4, v6, lines),
             other => {
                 let lines = other.into_lines().ok_or_else(not_prepared)?;
-                let walked = walk(&lines);
+                let walked = walk_records(&lines);
                 (walked.v4, walked.v6, lines)
             }
         };

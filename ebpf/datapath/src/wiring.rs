@@ -1,6 +1,6 @@
 //! Devices and attachments: what exists beside the tables.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsFd as _,
 };
@@ -10,7 +10,8 @@ use weir_plan::{DatapathError, Device, HookKey, HookState, InterfaceName, Table,
 use crate::{
     error::{Result, attach, failed, netlink},
     kernel::Kernel,
-    netlink::{Link, Netns},
+    netlink::{Link, NetlinkError, Netns},
+    pins::remove_tree,
     prepare::uses,
 };
 
@@ -48,17 +49,65 @@ fn no_mac(name: &InterfaceName) -> DatapathError {
     }
 }
 
+/// What the host's side says of endpoints.
+struct Around {
+    routes: BTreeSet<(u32, IpAddr)>,
+    neighbours: BTreeSet<(u32, IpAddr, [u8; 6])>,
+}
+
+impl Around {
+    /// The addresses of an endpoint that are complete: on the inside, routed, with both neighbours. What is missing
+    /// anything is left out, so that the device shows as changed and is mended.
+    fn addresses(&self, link: &Link, netns: &str, peer: &str) -> Result<Vec<IpAddr>> {
+        let inside = Netns::look(netns, |netlink| {
+            let Some(inner) = netlink.link(peer)?.filter(|inner| inner.kind == "veth") else { return Ok(None) };
+            let addresses = netlink.addresses()?;
+            let gateways = netlink.default_gateways(inner.ifindex)?;
+            let neighbours = netlink.permanent_neighbours()?;
+            Ok(Some((inner, addresses, gateways, neighbours)))
+        });
+        let (inner, addresses, gateways, inner_neighbours) = match inside {
+            Ok(Some(inside)) => inside,
+            Ok(None) | Err(NetlinkError::NetnsMissing { .. } | NetlinkError::Enter { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(netlink(error)),
+        };
+        let (Some(mac), Some(inner_mac)) = (link.mac, inner.mac) else { return Ok(Vec::new()) };
+        if link.peer != Some(inner.ifindex) || !link.up || !inner.up {
+            return Ok(Vec::new());
+        }
+        let mut complete: Vec<IpAddr> = addresses
+            .into_iter()
+            .filter(|place| place.ifindex == inner.ifindex && !is_link_local(&place.address))
+            .map(|place| place.address)
+            .filter(|address| {
+                let gateway = gateway(address);
+                self.routes.contains(&(link.ifindex, *address))
+                    && self.neighbours.contains(&(link.ifindex, *address, inner_mac))
+                    && gateways.contains(&gateway)
+                    && inner_neighbours.contains(&(inner.ifindex, gateway, mac))
+            })
+            .collect();
+        complete.sort_unstable();
+        Ok(complete)
+    }
+}
+
 impl Kernel {
     pub(crate) fn observe_wiring(&mut self, links: &[Link]) -> Result<Wiring> {
         let mut devices = Vec::new();
-        for link in links {
-            if let Some((netns, peer)) = ours(link) {
-                let (netns, peer) = (netns.to_owned(), peer.to_owned());
-                let addresses = self.observe_addresses(link, &netns, &peer)?;
-                devices.push((
-                    InterfaceName(link.name.as_str().into()),
-                    Device { netns: netns.into(), peer: peer.into(), addresses },
-                ));
+        if links.iter().any(is_ours) {
+            let around = Around {
+                routes: self.netlink.host_routes().map_err(netlink)?.into_iter().collect(),
+                neighbours: self.netlink.permanent_neighbours().map_err(netlink)?.into_iter().collect(),
+            };
+            for link in links {
+                if let Some((netns, peer)) = ours(link) {
+                    let addresses = around.addresses(link, netns, peer)?;
+                    devices.push((
+                        InterfaceName(link.name.as_str().into()),
+                        Device { netns: netns.into(), peer: peer.into(), addresses },
+                    ));
+                }
             }
         }
         let mut hooks: BTreeMap<HookKey, HookState> = BTreeMap::new();
@@ -72,42 +121,6 @@ impl Kernel {
             hooks.entry(key).and_modify(|state| *state = HookState::Stale).or_insert(state);
         }
         Ok(Wiring { devices: Table::from_unsorted(devices), hooks: hooks.into_iter().collect() })
-    }
-
-    /// The addresses of an endpoint that are complete: on the inside, routed, with both neighbours. What is missing
-    /// anything is left out, so that the device shows as changed and is mended.
-    fn observe_addresses(&mut self, link: &Link, netns: &str, peer: &str) -> Result<Vec<IpAddr>> {
-        let Ok(netns) = Netns::open(netns) else { return Ok(Vec::new()) };
-        let inside = netns
-            .enter(|netlink| {
-                let Some(inner) = netlink.link(peer)?.filter(|inner| inner.kind == "veth") else { return Ok(None) };
-                let addresses = netlink.addresses()?;
-                let gateways = netlink.default_gateways(inner.ifindex)?;
-                let neighbours = netlink.permanent_neighbours(inner.ifindex)?;
-                Ok(Some((inner, addresses, gateways, neighbours)))
-            })
-            .map_err(netlink)?;
-        let Some((inner, addresses, gateways, inner_neighbours)) = inside else { return Ok(Vec::new()) };
-        let (Some(mac), Some(inner_mac)) = (link.mac, inner.mac) else { return Ok(Vec::new()) };
-        if link.peer != Some(inner.ifindex) || !link.up || !inner.up {
-            return Ok(Vec::new());
-        }
-        let routes = self.netlink.host_routes(link.ifindex).map_err(netlink)?;
-        let neighbours = self.netlink.permanent_neighbours(link.ifindex).map_err(netlink)?;
-        let mut complete: Vec<IpAddr> = addresses
-            .into_iter()
-            .filter(|place| place.ifindex == inner.ifindex && !is_link_local(&place.address))
-            .map(|place| place.address)
-            .filter(|address| {
-                let gateway = gateway(address);
-                routes.contains(address)
-                    && neighbours.contains(&(*address, inner_mac))
-                    && gateways.contains(&gateway)
-                    && inner_neighbours.contains(&(gateway, mac))
-            })
-            .collect();
-        complete.sort_unstable();
-        Ok(complete)
     }
 
     pub(crate) fn build_all(&mut self, delta: &WiringDelta) -> Result<()> {
@@ -158,6 +171,22 @@ impl Kernel {
                 Some(device) => self.raise_device(&change.key, device)?,
                 None => self.remove_device(&change.key)?,
             }
+        }
+        self.forget_others()
+    }
+
+    /// Removes the pins of another ABI once none of our attachments runs its programs.
+    fn forget_others(&mut self) -> Result<()> {
+        let looking = |cause| failed("looking at", "the pins of another version", cause);
+        let others = self.pins.others().map_err(looking)?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        let links = self.netlink.links().map_err(netlink)?;
+        let attached = self.attacher.attached(&mut self.netlink, &links).map_err(attach)?;
+        let word = self.live()?.runtime.id();
+        if attached.iter().all(|found| uses(found.program, word)) {
+            others.iter().try_for_each(|other| remove_tree(other)).map_err(looking)?;
         }
         Ok(())
     }
@@ -244,9 +273,9 @@ impl Kernel {
             })
             .map_err(netlink)?
             .ok_or_else(|| no_mac(name))?;
-        for route in self.netlink.host_routes(host.ifindex).map_err(netlink)? {
-            if !wanted.contains(&route) && !is_link_local(&route) {
-                self.netlink.delete_host_route(host.ifindex, route).map_err(netlink)?;
+        for (ifindex, route) in self.netlink.host_routes().map_err(netlink)? {
+            if ifindex == host.ifindex && !wanted.contains(&route) && !is_link_local(&route) {
+                self.netlink.delete_host_route(ifindex, route).map_err(netlink)?;
             }
         }
         for address in wanted {

@@ -349,6 +349,63 @@ fn a_device_that_is_not_ours_is_never_touched() {
 }
 
 #[test]
+fn an_upgrade_to_another_abi_swaps_programs_only_after_the_flip() {
+    for way in [HookState::Tcx, HookState::Clsact] {
+        node(|| {
+            pair("v0");
+            let wanted = hooks(&endpoint(way, "v0"));
+            let mut kernel = open();
+            wire(&mut kernel, &wanted).expect("wiring");
+            let ids = |kernel: &mut Kernel| -> Vec<u32> {
+                kernel.belongings().expect("belongings");
+                kernel.loaded_programs().iter().map(|program| program.id).collect()
+            };
+            let old = ids(&mut kernel);
+            drop(kernel);
+            // What this build pinned is now another version's.
+            let root =
+                std::fs::read_dir(node::pin_dir()).expect("the pin directory").map(|e| e.expect("an entry").path());
+            let root = root.into_iter().find(|path| !path.ends_with("links")).expect("the ABI's directory");
+            let other = root.with_file_name("0123456789abcdef");
+            std::fs::rename(&root, &other).expect("renaming");
+
+            let mut kernel = open();
+            assert_eq!(kernel.observe().expect("observing"), None, "another ABI's tables are not ours");
+            let delta = Wiring::default().diff(&wanted);
+            kernel.prepare(&Tables::default(), &capacity()).expect("preparing");
+            kernel.build(&delta).expect("building");
+            let running = |kernel: &mut Kernel| kernel.attachments().expect("attachments").iter().all(|a| a.current);
+            assert!(!running(&mut kernel), "the old programs go on until the new tables are live");
+            kernel.flip().expect("flipping");
+            kernel.grace().expect("grace");
+            kernel.tear(&delta).expect("tearing");
+            assert!(running(&mut kernel));
+            assert!(ids(&mut kernel).iter().all(|id| !old.contains(id)));
+            assert_eq!(observe(&mut kernel).wiring, wanted);
+            assert!(!other.exists(), "the other version's pins are gone");
+        });
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_is_swept() {
+    node(|| {
+        let mut kernel = open();
+        apply(&mut kernel, &Tables::default());
+        let root = std::fs::read_dir(node::pin_dir()).expect("the pin directory").map(|e| e.expect("an entry").path());
+        let root = root.into_iter().find(|path| !path.ends_with("links")).expect("the ABI's directory");
+        let stray = run("bpftool map create /sys/fs/bpf/stray type array key 4 value 4 entries 1 name stray");
+        assert_eq!(stray, "");
+        std::fs::rename("/sys/fs/bpf/stray", root.join("new-POLICY")).expect("renaming");
+        std::fs::create_dir(root.join("check-4194305-0")).expect("no process has that number");
+        // Another rule capacity: the programs are loaded anew.
+        let more = weir_plan::Capacity { rules: 4096, ..capacity() };
+        kernel.prepare(&Tables::default(), &more).expect("preparing");
+        assert!(!root.join("new-POLICY").exists() && !root.join("check-4194305-0").exists());
+    });
+}
+
+#[test]
 fn uninstall_leaves_nothing_of_ours_and_everything_else() {
     for way in [HookState::Tcx, HookState::Clsact] {
         node_alone(|| {

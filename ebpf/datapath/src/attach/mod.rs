@@ -411,7 +411,8 @@ impl Attacher {
             };
             found.push(Attached { interface, ifindex: live.ifindex, hook, way, program: live.program });
         }
-        for device in devices {
+        let clsact = netlink.clsact_devices()?;
+        for device in devices.iter().filter(|device| clsact.contains(&device.ifindex)) {
             for half_of_device in Half::BOTH {
                 for filter in netlink.filters(device.ifindex, half_of_device)? {
                     let hook = Hook::ALL.into_iter().find(|hook| {
@@ -470,8 +471,9 @@ impl Attacher {
         };
         for marker in markers {
             let marker = marker.map_err(|cause| self.failed("listing", &self.links, cause))?.path();
-            // Of devices that are gone.
-            let removed = if marker.is_symlink() { fs::remove_file(&marker) } else { fs::remove_dir(&marker) };
+            // Of devices that are gone, and what a killed process had not renamed yet.
+            let directory = fs::symlink_metadata(&marker).is_ok_and(|metadata| metadata.is_dir());
+            let removed = if directory { fs::remove_dir(&marker) } else { fs::remove_file(&marker) };
             removed.map_err(|cause| self.failed("removing", &marker, cause))?;
         }
         fs::remove_dir(&self.links).map_err(|cause| self.failed("removing", &self.links, cause))

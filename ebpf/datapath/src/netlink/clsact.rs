@@ -57,6 +57,25 @@ impl Netlink {
         absent_is_fine(done)
     }
 
+    /// The devices that have a clsact qdisc.
+    pub fn clsact_devices(&mut self) -> Result<Vec<u32>, NetlinkError> {
+        let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+        let messages = self.dump("listing qdiscs", request)?;
+        let mut devices: Vec<u32> = messages
+            .iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewQueueDiscipline(message) => {
+                    let clsact = message.attributes.contains(&TcAttribute::Kind("clsact".to_owned()));
+                    clsact.then_some(message.header.index as u32)
+                }
+                _ => None,
+            })
+            .collect();
+        devices.sort_unstable();
+        devices.dedup();
+        Ok(devices)
+    }
+
     /// The BPF filters of one half; none where there is no clsact qdisc.
     pub fn filters(&mut self, ifindex: u32, half: Half) -> Result<Vec<Filter>, NetlinkError> {
         let mut request = TcMessage::with_index(ifindex as i32);

@@ -30,14 +30,26 @@ pub fn exists(name: &str) -> bool {
 
 impl Netns {
     pub fn open(name: &str) -> Result<Self, NetlinkError> {
+        let netns = Self::file(name)?;
+        // The file that `ip netns` left behind after a crash is there, and no namespace.
+        netns.enter(|_| Ok(()))?;
+        Ok(netns)
+    }
+
+    fn file(name: &str) -> Result<Self, NetlinkError> {
         let file = File::open(path(name)).map_err(|cause| match cause.kind() {
             io::ErrorKind::NotFound => NetlinkError::NetnsMissing { netns: name.to_owned() },
             _ => NetlinkError::Enter { netns: name.to_owned(), cause },
         })?;
-        let netns = Self { name: name.to_owned(), file };
-        // The file that `ip netns` left behind after a crash is there, and no namespace.
-        netns.enter(|_| Ok(()))?;
-        Ok(netns)
+        Ok(Self { name: name.to_owned(), file })
+    }
+
+    /// Asks something of a namespace by name: one thread, where [`Self::open`] and [`Self::enter`] take two.
+    pub fn look<T: Send>(
+        name: &str,
+        ask: impl FnOnce(&mut Netlink) -> Result<T, NetlinkError> + Send,
+    ) -> Result<T, NetlinkError> {
+        Self::file(name)?.enter(ask)
     }
 
     /// Asks something of that namespace, on a thread that ends there.

@@ -81,15 +81,15 @@ impl Netlink {
         }
     }
 
-    /// The host routes (/32, /128) of the main table that go out of `ifindex` without a gateway.
-    pub fn host_routes(&mut self, ifindex: u32) -> Result<Vec<IpAddr>, NetlinkError> {
+    /// The host routes (/32, /128) of the main table without a gateway, each with the device that it goes out of.
+    pub fn host_routes(&mut self) -> Result<Vec<(u32, IpAddr)>, NetlinkError> {
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
             for message in self.dump("listing routes", RouteNetlinkMessage::GetRoute(request))? {
                 if let RouteNetlinkMessage::NewRoute(message) = message {
-                    found.extend(host_route(&message, ifindex));
+                    found.extend(host_route(&message));
                 }
             }
         }
@@ -153,14 +153,14 @@ impl Netlink {
         Ok(found)
     }
 
-    /// The neighbours of a device that never expire.
-    pub fn permanent_neighbours(&mut self, ifindex: u32) -> Result<Vec<(IpAddr, [u8; 6])>, NetlinkError> {
+    /// The neighbours that never expire, each with its device.
+    pub fn permanent_neighbours(&mut self) -> Result<Vec<(u32, IpAddr, [u8; 6])>, NetlinkError> {
         let request = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
         let messages = self.dump("listing neighbours", request)?;
         Ok(messages
             .into_iter()
             .filter_map(|message| match message {
-                RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message, ifindex),
+                RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message),
                 _ => None,
             })
             .collect())
@@ -183,8 +183,8 @@ impl Netlink {
     }
 }
 
-fn neighbour(message: &NeighbourMessage, ifindex: u32) -> Option<(IpAddr, [u8; 6])> {
-    if message.header.ifindex != ifindex || message.header.state != NeighbourState::Permanent {
+fn neighbour(message: &NeighbourMessage) -> Option<(u32, IpAddr, [u8; 6])> {
+    if message.header.state != NeighbourState::Permanent {
         return None;
     }
     let (mut address, mut mac) = (None, None);
@@ -196,7 +196,7 @@ fn neighbour(message: &NeighbourMessage, ifindex: u32) -> Option<(IpAddr, [u8; 6
             _ => {}
         }
     }
-    Some((address?, mac?))
+    Some((message.header.ifindex, address?, mac?))
 }
 
 fn place(message: &AddressMessage) -> Option<Place> {
@@ -224,9 +224,12 @@ fn route(ifindex: u32, address: IpAddr) -> RouteMessage {
     message
 }
 
-fn host_route(message: &RouteMessage, ifindex: u32) -> Option<IpAddr> {
+fn host_route(message: &RouteMessage) -> Option<(u32, IpAddr)> {
     let main = message.header.table == RouteHeader::RT_TABLE_MAIN && message.header.kind == RouteType::Unicast;
-    let through = message.attributes.contains(&RouteAttribute::Oif(ifindex));
+    let ifindex = message
+        .attributes
+        .iter()
+        .find_map(|attribute| if let RouteAttribute::Oif(ifindex) = attribute { Some(*ifindex) } else { None })?;
     let direct = !message.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::Gateway(_)));
     let address = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
@@ -234,5 +237,5 @@ fn host_route(message: &RouteMessage, ifindex: u32) -> Option<IpAddr> {
         _ => None,
     })?;
     let host = message.header.destination_prefix_length == width(address);
-    (main && through && direct && host && !address.is_multicast()).then_some(address)
+    (main && direct && host && !address.is_multicast()).then_some((ifindex, address))
 }

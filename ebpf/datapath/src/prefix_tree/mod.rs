@@ -20,7 +20,7 @@ mod walk;
 pub use alloc::{Allocator, TreeFull};
 pub use lines::Lines;
 pub use prefix::TreePrefix;
-pub use walk::{Walked, walk};
+pub use walk::{Walked, walk, walk_records};
 
 use records::Records;
 use weir_abi::tree::{Cell, KIND_BUCKET, KIND_INDEX, KIND_LEAF, Line};

@@ -264,6 +264,36 @@ fn large_sets_build_and_read_back() {
 }
 
 #[test]
+fn a_table_that_fills_up_in_the_middle_of_an_edit_still_knows_its_set() {
+    let mut next = numbers(11);
+    for spare in 0..40 {
+        // Full buckets below what a short prefix will cover: giving each of them a default takes lines.
+        let v6: Table<Prefix6, u32> = (0..600)
+            .map(|_| (TreePrefix::from_bits(masked(u128::from(next()) << 64, 40), 40), 1 + (next() % 3) as u32))
+            .collect();
+        let mut lines = built(&Table::new(), &v6).into_lines();
+        lines.truncate(Tree::open(lines.clone(), &walk(&lines)).used() as usize + spare);
+        let walked = walk(&lines);
+        let mut tree = Tree::open(lines, &walked);
+        let mut set: BTreeMap<Prefix6, u32> = v6.iter().copied().collect();
+        for length in [1, 2, 3, 5, 8] {
+            let prefix = Prefix6::from_bits(masked(u128::from(next()) << 64, length), length as u8);
+            match tree.insert(prefix, 9) {
+                Ok(()) => drop(set.insert(prefix, 9)),
+                Err(_) => {
+                    let walked = super::walk_records(tree.lines());
+                    let mut kept = walked.v6.clone();
+                    kept.remove(&prefix);
+                    set.remove(&prefix);
+                    assert!(kept == table(&set), "nothing but the new prefix differs");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_full_table_is_an_error_and_loses_nothing() {
     let (v4, v6) = large(2_000, 2_000);
     let mut lines = built(&v4, &v6).into_lines();

@@ -24,6 +24,16 @@ pub struct Walked {
 
 /// Reads a tree back and checks every line of it.
 pub fn walk(lines: &impl Lines) -> Walked {
+    walk_as(lines, true)
+}
+
+/// As [`walk`], but the sets are what was recorded, whatever the cells lead to: after an edit that was cut short by
+/// [`super::TreeFull`] these are right, and the cells may not be.
+pub fn walk_records(lines: &impl Lines) -> Walked {
+    walk_as(lines, false)
+}
+
+fn walk_as(lines: &impl Lines, amend: bool) -> Walked {
     let mut used = Bitmap::new(lines.len());
     let mut damaged = lines.is_empty() || lines.word(0, HEADER_FORMAT) != FORMAT;
     if lines.is_empty() {
@@ -34,12 +44,12 @@ pub fn walk(lines: &impl Lines) -> Walked {
         return Walked { v4: Table::new(), v6: Table::new(), damaged: false, used };
     }
     used.insert(0);
-    let v4 = walk_family::<Prefix4>(lines, &mut used, &mut damaged);
-    let v6 = walk_family::<Prefix6>(lines, &mut used, &mut damaged);
+    let v4 = walk_family::<Prefix4>(lines, amend, &mut used, &mut damaged);
+    let v6 = walk_family::<Prefix6>(lines, amend, &mut used, &mut damaged);
     Walked { v4, v6, damaged, used }
 }
 
-fn walk_family<P: TreePrefix>(lines: &impl Lines, used: &mut Bitmap, damaged: &mut bool) -> Table<P, u32> {
+fn walk_family<P: TreePrefix>(lines: &impl Lines, amend: bool, used: &mut Bitmap, damaged: &mut bool) -> Table<P, u32> {
     let mut walker = Walker { lines, used, damaged: false, found: Vec::new(), amended: Vec::new() };
     let records = walker.records::<P>();
     let default = lines.word(0, P::DEFAULT);
@@ -56,6 +66,9 @@ fn walk_family<P: TreePrefix>(lines: &impl Lines, used: &mut Bitmap, damaged: &m
     let count = (found.len() + records.len()) as u32;
     let mut table = merge(found, records);
     *damaged |= broken || count != lines.word(0, P::COUNT) || table.len() as u32 != count;
+    if !amend {
+        return table;
+    }
     let amended = Table::from_unsorted(amended);
     let changes: Vec<_> = amended.iter().map(|&(key, to)| Change { key, from: None, to }).collect();
     table.apply(&changes);
