@@ -179,7 +179,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         if let (true, Some(live), Some(applied), None) = (looks, &live, &applied, unfinished)
             && let Some(expected) = self.expected_standby(&memory, applied, live)?
         {
-            plan = plan.expecting_standby(&expected, live);
+            plan = plan.expecting_standby(&expected, live, &desired.compiled.tables);
         }
         if !marked && !plan.is_empty() {
             // The tables are known; the numbers must be marked as used by the commit that this becomes.
@@ -200,6 +200,10 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             journal: self.store.journal()?,
             applied: None,
         });
+        if let Some(journal) = memory.journal.as_ref().filter(|journal| journal.phase != Phase::Settled) {
+            let Journal { sequence, phase, pid, .. } = journal;
+            tracing::warn!(sequence, ?phase, pid, "an apply was interrupted; what the kernel holds decides");
+        }
         self.memory = Some(memory.clone());
         Ok(memory)
     }
@@ -495,18 +499,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         numbering: &Numbering,
     ) -> Result<(), Error> {
         self.store.note(journal)?;
-        let known: std::collections::HashSet<[u8; 32]> = self
-            .memory
-            .iter()
-            .filter_map(|memory| memory.head.as_ref())
-            .flat_map(|head| head.files.iter().map(|file| file.hash))
-            .collect();
-        let blobs: Vec<_> = manifests
-            .files
-            .iter()
-            .filter(|file| !known.contains(&file.hash.0))
-            .map(|file| (file.hash.0, file.bytes.clone()))
-            .collect();
+        let blobs: Vec<_> = manifests.files.iter().map(|file| (file.hash.0, file.bytes.clone())).collect();
         Ok(self.store.record(commit, &blobs, numbering)?)
     }
 

@@ -32,7 +32,7 @@ pub struct Plan {
     pub summary: Summary,
     /// SHA-256 of the canonical plan.
     pub digest: [u8; 32],
-    /// What brings the standby side from what it holds now to what is desired.
+    /// What brings the standby side from what it holds now to what is desired; empty where there is nothing to stage.
     pub standby: TablesDelta,
     /// What differs between the active side and what is desired: without any of it there is nothing to flip for.
     pub active: TablesDelta,
@@ -87,7 +87,15 @@ impl Plan {
         let live_wiring = live.map_or(&nothing.1, |observed| &observed.wiring);
 
         let active = live_active.diff(desired.tables);
-        let standby = live_standby.diff(desired.tables);
+        // Tables may have a million entries: what equals a difference that is known is not computed again, and what
+        // nobody will stage not at all.
+        let standby = if active.is_empty() {
+            TablesDelta::default()
+        } else if std::ptr::eq(live_active, live_standby) || live.is_none() {
+            active.clone()
+        } else {
+            live_standby.diff(desired.tables)
+        };
         let wiring = live_wiring.diff(desired.wiring);
 
         let drift = match (applied, live) {
@@ -101,13 +109,13 @@ impl Plan {
         let (base_tables, base_wiring) =
             applied.map_or((live_active, live_wiring), |applied| (applied.tables, applied.wiring));
         let cold = live.is_none();
+        let changed_tables = (!cold && !drift.tables.is_empty()).then(|| base_tables.diff(desired.tables));
+        let changed_wiring = (!cold && !drift.wiring.is_empty()).then(|| base_wiring.diff(desired.wiring));
         let changes = object_changes(
             desired,
             applied,
-            &Delta {
-                tables: if cold { &nothing.0 } else { base_tables }.diff(desired.tables),
-                wiring: if cold { &nothing.1 } else { base_wiring }.diff(desired.wiring),
-            },
+            changed_tables.as_ref().unwrap_or(&active),
+            changed_wiring.as_ref().unwrap_or(&wiring),
             cold,
         );
 
@@ -126,10 +134,14 @@ impl Plan {
 
     /// Adds the drift of the standby side, where what it should hold is known: the commit before the applied one, or
     /// the applied one itself once it has caught up.
-    pub fn expecting_standby(mut self, expected: &Tables, live: &Observed) -> Self {
+    pub fn expecting_standby(mut self, expected: &Tables, live: &Observed, desired: &Tables) -> Self {
         self.standby_drift = expected.diff(live.standby());
         if !self.standby_drift.is_empty() {
             self.summary.drift += self.standby_drift.len() as u64;
+            if self.active.is_empty() {
+                self.standby = live.standby().diff(desired);
+                self.summary.writes += self.standby.len() as u64;
+            }
             let mut hash = Canonical(Sha256::new());
             hash.write(&self.digest);
             self.standby_drift.changes().for_each(|change| change.hash_into(&mut hash));
@@ -148,7 +160,13 @@ impl Plan {
     }
 }
 
-fn object_changes(desired: Target<'_>, applied: Option<Target<'_>>, delta: &Delta, cold: bool) -> Vec<ObjectChange> {
+fn object_changes(
+    desired: Target<'_>,
+    applied: Option<Target<'_>>,
+    tables: &TablesDelta,
+    wiring: &WiringDelta,
+    cold: bool,
+) -> Vec<ObjectChange> {
     let mut by_object: BTreeMap<Option<ObjectRef>, ObjectChange> = BTreeMap::new();
 
     let old = applied.filter(|_| !cold).map_or(&[][..], |applied| applied.provenance.objects());
@@ -181,7 +199,7 @@ fn object_changes(desired: Target<'_>, applied: Option<Target<'_>>, delta: &Delt
 
     // Runs of entries have one owner: remember where the last one went, a large list is one run.
     let mut last: Option<(Action, Option<usize>, Option<ObjectRef>)> = None;
-    for change in delta.changes() {
+    for change in tables.changes().chain(wiring.changes()) {
         // A deleted entry belonged to an object of the former revision.
         let (side, target) = match change.action() {
             Action::Delete => (Action::Delete, applied),
