@@ -4,6 +4,8 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use weir_plan::{Commit, Journal, Numbering, Phase, Store, StoreError, Suspension};
@@ -22,6 +24,8 @@ use crate::{
 pub const KEPT_COMMITS: usize = 100;
 /// Compressed contents that are kept: history is shorter where lists are huge. Two commits are kept whatever they take.
 pub const KEPT_BYTES: u64 = 256 << 20;
+
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 // Keys of the records: one letter, then what it names.
 const HEAD: &[u8] = b"h";
@@ -66,6 +70,17 @@ impl SledStore {
         sync_directory(path)?;
         sync_directory(&Database::directory(path))?;
         Ok((Self { path: path.into(), journal, contents: Mutex::new(Some(contents)), _lock: lock }, recovery))
+    }
+
+    /// As [`Self::open`], but waits for another process to be done: most have it open for a moment only.
+    pub fn open_within(path: &Path, patience: Duration) -> Result<(Self, Recovery), StoreError> {
+        let start = Instant::now();
+        loop {
+            match Self::open(path) {
+                Err(StoreError::Locked { .. }) if start.elapsed() < patience => thread::sleep(LOCK_POLL),
+                outcome => return outcome,
+            }
+        }
     }
 
     /// What the process that has the store in `path` open, or died with it, noted last. Needs no lock.

@@ -27,6 +27,8 @@ pub struct Context {
 /// How long files must have been at rest to be believed, and how long that may take.
 const REST: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long another verb may have the state open.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Context {
     pub fn new(global: Global) -> Self {
@@ -82,8 +84,9 @@ pub fn open(global: &Global, node: Arc<str>, ignore_foreign: bool) -> Result<Eng
 }
 
 pub fn open_store(path: &Path) -> Result<SledStore, StoreError> {
-    // The store itself warns of what it had to move aside.
-    Ok(SledStore::open(path)?.0)
+    // The store itself warns of what it had to move aside. A verb that works alone has it open for a moment only, and
+    // must not keep an agent from starting.
+    Ok(SledStore::open_within(path, STORE_PATIENCE)?.0)
 }
 
 /// What `-f` and `--source` name.
@@ -106,16 +109,17 @@ impl Source {
         }
         // Refuses what cannot be read yet, and mixtures with standard input.
         SourceSpec::directories(&specs)?;
-        let mut roots = Vec::new();
+        let (mut roots, mut names) = (Vec::new(), Vec::new());
         for spec in specs {
             let SourceSpec::Dir(path) = spec else { continue };
             let real = fs::canonicalize(&path).map_err(|cause| match cause.kind() {
                 io::ErrorKind::NotFound => SourceError::Missing { path: path.clone() },
                 _ => SourceError::Unreadable { path: path.clone(), cause },
             })?;
-            roots.push(real);
+            names.push(format!("dir:{}", real.display()));
+            // Not the real path: a link that is swapped must be followed anew at every look.
+            roots.push(std::path::absolute(&path).unwrap_or(path));
         }
-        let names: Vec<String> = roots.iter().map(|root| format!("dir:{}", root.display())).collect();
         Ok(Self { name: names.join(","), roots })
     }
 

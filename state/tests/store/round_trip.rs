@@ -1,4 +1,8 @@
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use weir_plan::{Journal, Phase, Space, Store, StoreError, Suspension};
 use weir_state::{KEPT_COMMITS, SledStore};
@@ -160,7 +164,13 @@ fn a_second_opener_is_told_who_has_it() {
         .status()
         .unwrap();
     assert_eq!(flock.code(), Some(9));
+    // Who waits gets it when the other is done.
+    let path = dir.path().to_path_buf();
+    let waiting = thread::spawn(move || SledStore::open_within(&path, Duration::from_secs(60)).is_ok());
+    thread::sleep(Duration::from_millis(50));
+    assert!(!waiting.is_finished());
     drop(store);
+    assert!(waiting.join().unwrap());
     open(dir.path());
 }
 
