@@ -1,11 +1,10 @@
 //! The property, in memory: compiled tables answer as the reference evaluator does. The same with the real programs in
 //! the kernel is `property_kernel.rs`.
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use weir_oracle::World;
 use weir_plan::{Numbering, Provenance};
 use weir_tests::property::{
-    FEATURES,
+    census::Census,
     check::{Counts, Disagreement, compare},
     compiled::{compiled, facts},
     faults::{FAULTS, Fault, Plant},
@@ -14,36 +13,9 @@ use weir_tests::property::{
     objects::{objects, try_objects},
     random::Random,
     seeds::seeds,
-    topology,
 };
 
 const FLOWS: usize = 20;
-
-#[test]
-fn every_feature_appears_and_flows_are_allowed_and_denied_about_equally() {
-    const SETS: usize = 1000;
-    let mut seen: BTreeMap<&str, usize> = FEATURES.iter().map(|feature| (*feature, 0)).collect();
-    let (mut allowed, mut all, mut rules) = (0, 0, 0);
-    for seed in seeds(SETS as u64) {
-        let set = generate(seed);
-        set.features.iter().for_each(|feature| *seen.entry(feature).or_default() += 1);
-        rules += set.rules;
-        assert!((2..=50).contains(&set.rules), "set {seed:#x} has {} rules", set.rules);
-        let objects: Vec<Arc<_>> = objects(&set).objects().cloned().collect();
-        let world = World::new(&objects, topology::NODE, &set.topology.host);
-        for flow in flows(&set, &mut Random::new(seed), FLOWS) {
-            all += 1;
-            allowed += usize::from(world.judge(&flow).allowed());
-        }
-    }
-    for (feature, count) in &seen {
-        println!("{feature:40} {:5.1} % of the sets", *count as f64 * 100.0 / SETS as f64);
-    }
-    println!("{SETS} sets, {rules} rules, {all} flows, {allowed} allowed");
-    let rare: Vec<_> = seen.iter().filter(|(_, count)| **count * 50 < SETS).collect();
-    assert!(rare.is_empty(), "in less than 2 % of the sets: {rare:?}");
-    assert!((30..=70).contains(&(allowed * 100 / all)), "{allowed} of {all} flows are allowed");
-}
 
 /// A set through parser and compiler, compared with the evaluator. The numbers are the ones of a fresh node. With a
 /// fault, what is compiled or what comes of it is not what the evaluator reads.
@@ -76,12 +48,15 @@ fn disagreements(set: &Generated, fault: Option<&Fault>, counts: &mut Counts) ->
 fn compiled_tables_say_what_the_evaluator_says() {
     let mut counts = Counts::default();
     let mut found = Vec::new();
+    let mut census = Census::default();
     for seed in seeds(4000) {
-        found.extend(disagreements(&generate(seed), None, &mut counts));
+        let set = generate(seed);
+        census.add(&set);
+        found.extend(disagreements(&set, None, &mut counts));
     }
-    println!("{counts:?}");
     let first: Vec<String> = found.iter().take(20).map(ToString::to_string).collect();
     assert!(found.is_empty(), "{} disagreements:\n{}", found.len(), first.join("\n"));
+    census.close(&counts);
 }
 
 #[test]

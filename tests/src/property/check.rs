@@ -44,6 +44,24 @@ pub struct Counts {
     pub default_deny: usize,
     pub prefilter_packets: usize,
     pub prefilter_drops: usize,
+    /// Reply packets, packets of flows that began under another set, and how many of those flows were denied by now.
+    pub replies: usize,
+    pub continued: usize,
+    pub revoked: usize,
+}
+
+impl Counts {
+    /// Counts what decided at one end.
+    pub fn end(&mut self, end: &End) {
+        use weir_oracle::Verdict::*;
+        match (end.verdict, &end.rule) {
+            _ if end.subject.is_none() => self.elsewhere += 1,
+            (Allow, None) => self.not_enforced += 1,
+            (Allow, Some(_)) => self.by_rule += 1,
+            (RuleDeny, _) => self.rule_deny += 1,
+            (DefaultDeny, _) => self.default_deny += 1,
+        }
+    }
 }
 
 /// What a rule number means, as the compiler tells it.
@@ -81,7 +99,7 @@ pub fn compare(
         for (end, expected, decision) in
             [("egress", &judgement.egress, egress), ("ingress", &judgement.ingress, ingress)]
         {
-            count(counts, expected);
+            counts.end(expected);
             found.extend(compare_end(set, format!("{flow}, {end}"), expected, decision, rule_of));
         }
     }
@@ -106,17 +124,6 @@ pub fn name_of_number(rule: u32, rule_of: RuleOf<'_>) -> String {
         return "no rule".to_owned();
     }
     rule_of(rule).map_or_else(|| format!("rule {rule}, which has no name"), |rule| name_of_rule(&rule))
-}
-
-fn count(counts: &mut Counts, end: &End) {
-    use weir_oracle::Verdict::*;
-    match (end.verdict, &end.rule) {
-        _ if end.subject.is_none() => counts.elsewhere += 1,
-        (Allow, None) => counts.not_enforced += 1,
-        (Allow, Some(_)) => counts.by_rule += 1,
-        (RuleDeny, _) => counts.rule_deny += 1,
-        (DefaultDeny, _) => counts.default_deny += 1,
-    }
 }
 
 /// One end: the verdict and the rule.

@@ -57,9 +57,14 @@ impl Draft {
 
 /// The set of a seed, the same every time.
 pub fn generate(seed: u64) -> Generated {
-    let mut random = Random::new(seed);
+    generate_on(seed, seed)
+}
+
+/// The policies and filters of one seed for the nodes, namespaces and endpoints of another.
+pub fn generate_on(topology: u64, seed: u64) -> Generated {
     let mut draft = Draft::default();
-    let topology = topology::draw(&mut random.fork(), &mut draft);
+    let topology = topology::draw(&mut Random::new(topology).fork(), &mut draft);
+    let mut random = Random::new(seed.rotate_left(32));
     policies::draw(&mut random.fork(), &mut draft);
     filters::draw(&mut random.fork(), &mut draft);
     let files = write(&mut random.fork(), &draft.documents);

@@ -4,17 +4,20 @@
 //! compiler. They are compared with the evaluator twice: in memory, by walking the compiled tables as the ABI says
 //! that a program walks them, which is fast and finds what the compiler got wrong; and in the kernel, with the real
 //! programs. Planted faults prove that a disagreement would be seen.
+pub mod census;
 pub mod check;
 pub mod compiled;
 pub mod faults;
 mod filters;
 pub mod flows;
 pub mod generate;
+pub mod kernel;
 pub mod model;
 pub mod objects;
 mod peers;
 mod policies;
 mod ports;
+pub mod programs;
 pub mod random;
 pub mod seeds;
 pub mod topology;
