@@ -27,7 +27,9 @@ impl Agent {
             if let Some(status) = agent.child.try_wait().expect("our own child") {
                 panic!("the agent ended with {status}:\n{}", agent.log());
             }
-            node.weir(&["status"]).status.success().then_some(())
+            // Without an agent, the verb works alone.
+            let status = node.weir(&["status", "-o", "json"]);
+            (status.code() == 0 && !status.json()["agent"].is_null()).then_some(())
         });
         agent
     }

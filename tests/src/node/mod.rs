@@ -159,9 +159,10 @@ impl Node {
     /// The binary, told where everything is. Runs in the source's directory.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.weir);
+        let manifests = self.manifests();
         command
             .args(words)
-            .current_dir(self.manifests())
+            .current_dir(if manifests.exists() { &manifests } else { &self.directory })
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("RUST_BACKTRACE", "1")

@@ -59,7 +59,7 @@ impl Stream {
         let bound = Arc::new(AtomicBool::new(false));
         let receiver = node.inside(way.to, {
             let (stop, ready, received, bound) = (stop.clone(), ready.clone(), received.clone(), bound.clone());
-            move || receive(any(peer.ip(), peer.port()), &stop, &ready, &received, &bound)
+            move || receive(peer, &stop, &ready, &received, &bound)
         });
         wait_for(&bound, &receiver);
         let sender = node.inside(way.from, {

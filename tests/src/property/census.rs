@@ -23,7 +23,7 @@ impl Census {
         let of = |feature: &&'static str| self.features.get(feature).copied().unwrap_or(0);
         let rare: Vec<_> = FEATURES.iter().filter(|feature| of(feature) * 50 < self.sets).collect();
         for feature in FEATURES {
-            println!("{feature:40} {:5.1} % of the sets", of(&feature) as f64 * 100.0 / self.sets as f64);
+            println!("{feature:40} {:5.1} % of the sets", of(feature) as f64 * 100.0 / self.sets as f64);
         }
         println!("{} sets, {} rules, {counts:?}", self.sets, self.rules);
         // A handful of sets says nothing about shares.
