@@ -187,7 +187,7 @@ impl FileReader<'_> {
         let line = byte_of(document.text, at);
         let indent = document.text[..line].rsplit('\n').next().unwrap_or_default();
         let tab = indent.trim().is_empty() && document.text[line..].starts_with('\t') || indent.contains('\t');
-        let help = tab.then(|| "YAML is indented with spaces, never with tabs".to_owned());
+        let help = (code == code::YAML_SYNTAX).then(|| syntax_help(&what, while_doing, tab).to_owned());
         match self.context(document, while_doing) {
             // The end of the text says nothing: show what was not closed.
             Some((begin, doing)) if document.text[line..].trim().is_empty() => {
@@ -424,6 +424,23 @@ fn check(kind: &Kind, draft: &Draft) -> Problems {
 }
 
 /// serde_yaml's and serde_json's messages end with a place, which is shown in another way.
+/// How to mend what libyaml could not read.
+fn syntax_help(what: &str, doing: &str, tab: bool) -> &'static str {
+    let says = |text| what.contains(text) || doing.contains(text);
+    match () {
+        () if tab => "YAML is indented with spaces, never with tabs",
+        () if says("quoted scalar") => "close the quote",
+        () if says("flow mapping") => "close the `{` with a `}`, and part its entries with `,`",
+        () if says("flow sequence") => "close the `[` with a `]`, and part its items with `,`",
+        () if says("unknown anchor") => {
+            "define the anchor with `&` before it is used, or quote a text that begins with `*`"
+        }
+        () if says("cannot start any token") => "quote a text that begins with `@`, a backquote or `%`",
+        () if says("mapping values are not allowed") => "quote a text that has `: ` in it, or check the indentation",
+        () => "check the indentation: the keys of one mapping, and the items of one list, begin in the same column",
+    }
+}
+
 fn without_location(message: &str) -> String {
     message.rsplit_once(" at line ").map_or(message, |(message, _)| message).to_owned()
 }

@@ -58,9 +58,18 @@ impl<'a> SetErrors<'a> {
     }
 
     /// Two places that exclude each other.
-    fn conflict(&mut self, code: &'static str, first: (&Object, &str), second: (&Object, &str), message: String) {
+    fn conflict(
+        &mut self,
+        code: &'static str,
+        first: (&Object, &str),
+        second: (&Object, &str),
+        message: String,
+        help: &str,
+    ) {
         let related = self.related(first.0, first.1, format!("also in {}", first.0.key));
-        self.push(code, second.0, second.1, message).related.push(related);
+        let error = self.push(code, second.0, second.1, message);
+        error.related.push(related);
+        error.help = Some(help.to_owned());
     }
 
     /// `objects` sorted by key.
@@ -69,7 +78,8 @@ impl<'a> SetErrors<'a> {
             if pair[0].key == pair[1].key {
                 let message = format!("{} stands here a second time", pair[1].key);
                 let (first, second) = ((&*pair[0], "metadata.name"), (&*pair[1], "metadata.name"));
-                self.conflict(code::DUPLICATE_OBJECT, first, second, message);
+                let help = "remove one of them, or give it another name or namespace";
+                self.conflict(code::DUPLICATE_OBJECT, first, second, message, help);
             }
         }
         let mut nodes: Vec<(&Object, &NodeSpec)> = Vec::new();
@@ -115,7 +125,8 @@ impl<'a> SetErrors<'a> {
                     Some((_, first, at)) => {
                         let (at, path) = (format!("spec.addresses[{at}]"), format!("spec.addresses[{index}]"));
                         let message = format!("`{address}` is the address of two objects");
-                        self.conflict(code::DUPLICATE_ADDRESS, (first, &at), (object, &path), message);
+                        let help = "take it out of one of them";
+                        self.conflict(code::DUPLICATE_ADDRESS, (first, &at), (object, &path), message, help);
                     }
                     None => {
                         owners.insert(*address, (owner, object, index));
@@ -138,7 +149,9 @@ impl<'a> SetErrors<'a> {
             };
             if let Some(first) = places.insert((&endpoint.node, place.0, place.1), object) {
                 let message = format!("two endpoints of node `{}` attach to the same place", endpoint.node);
-                self.conflict(code::DUPLICATE_ATTACH, (first, "spec.attach"), (object, "spec.attach"), message);
+                let (first, second): ((&Object, _), (&Object, _)) = ((first, "spec.attach"), (object, "spec.attach"));
+                let help = "one endpoint attaches to one interface: merge the two, or name another";
+                self.conflict(code::DUPLICATE_ATTACH, first, second, message, help);
             }
         }
     }
@@ -186,7 +199,8 @@ impl<'a> SetErrors<'a> {
                         if said.insert((path.clone(), *first, *object)) {
                             let field = path.rsplit('.').next().unwrap_or(&path);
                             let message = format!("`{field}` is set in two ways for {node}");
-                            self.conflict(code::NODE_CONFIG_CONFLICT, (first, &path), (object, &path), message);
+                            let help = "set the field in one of them, or select other nodes with `spec.nodeSelector`";
+                            self.conflict(code::NODE_CONFIG_CONFLICT, (first, &path), (object, &path), message, help);
                         }
                     }
                     Some(_) => {}

@@ -30,8 +30,8 @@ spec:
 
 /// Brings `from_network` and `to_network` to the uplink.
 const HOST_POLICY: &str = r"
-apiVersion: weir/v1alpha1
-kind: NetworkPolicy
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
 metadata: {name: host}
 spec:
   nodeSelector: {}

@@ -32,11 +32,6 @@ impl Machine {
         let kernel = read("/proc/sys/kernel/osrelease");
         let mut numbers = kernel.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        let status = read("/proc/thread-self/status");
-        let effective = status
-            .lines()
-            .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-            .unwrap_or(0);
         let mounts = read("/proc/thread-self/mounts");
         let cgroup2 = mounts.lines().find_map(|line| {
             let mut words = line.split(' ');
@@ -45,11 +40,7 @@ impl Machine {
         });
         Self {
             version,
-            missing_capabilities: NEEDED
-                .iter()
-                .filter(|(_, bit)| effective >> bit & 1 == 0)
-                .map(|(name, _)| *name)
-                .collect(),
+            missing_capabilities: missing_capabilities(),
             bpffs: Pins::new(pin_dir.to_owned()).check().is_ok(),
             cgroup2,
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
@@ -60,6 +51,14 @@ impl Machine {
             kernel,
         }
     }
+}
+
+/// Those of [`NEEDED`] that this thread does not have in effect.
+pub fn missing_capabilities() -> Vec<&'static str> {
+    let status = read("/proc/thread-self/status");
+    let effective =
+        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()).unwrap_or(0);
+    NEEDED.iter().filter(|(_, bit)| effective >> bit & 1 == 0).map(|(name, _)| *name).collect()
 }
 
 /// A small file of /proc, trimmed; empty where it cannot be read.

@@ -4,10 +4,11 @@ use std::os::fd::AsFd as _;
 use weir_abi::{
     ConntrackEntry, ConntrackKey, Counter, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, SubjectInfo,
 };
-use weir_plan::{Capacity, Tables};
+use weir_plan::{Capacity, DatapathError, Tables};
 
 use crate::{
     clock::jiffies_per_second,
+    doctor::missing_capabilities,
     error::{Result, attach, failed, netlink},
     hash,
     kernel::Kernel,
@@ -41,7 +42,11 @@ impl Kernel {
         let making = |cause| failed("making", "the tables", cause);
         let mut changed = !self.current || !self.pinned;
         if self.live.is_none() {
-            self.pins.make()?;
+            // Nothing is begun that could not be ended.
+            self.pins.check()?;
+            if let Some(capability) = missing_capabilities().first() {
+                return Err(DatapathError::NotPermitted { capability, cause: "not in effect".to_owned() });
+            }
             self.live = Some(Live::cold().map_err(making)?);
             changed = true;
         }

@@ -10,7 +10,7 @@
 /// All zero bytes must be a `T`.
 #[inline(always)]
 pub unsafe fn zero<T>(value: *mut T) {
-    const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() == 8) };
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) };
     let words = value.cast::<u64>();
     let mut at = 0;
     while at < size_of::<T>() / 8 {
