@@ -40,22 +40,23 @@ fn site(random: &mut Random) -> u64 {
     (0x2001_0000 + random.below(SITES) * 0x0101) << 32
 }
 
-/// IPv6 of /33 to /128 inside 64 /32s.
+/// IPv6 of /33 to /128 inside 64 /32s. Short ones stop when a quarter of their site is covered: the rest must have
+/// room for addresses that miss.
 pub(crate) fn mixed6(count: usize) -> Vec<Prefix6> {
     let mut random = Random::new(count as u64 + 6);
     let mut set = BTreeSet::new();
+    let mut covered = std::collections::HashMap::<u64, f64>::new();
     while set.len() < count {
-        let length = 32 + random.below(97) as u8;
-        // A prefix that covers a good part of its site would leave no room for addresses that miss.
-        if length < 44 && random.below(16) != 0 {
+        let length = 33 + random.below(96) as u8;
+        let site = site(&mut random);
+        let share = covered.entry(site).or_default();
+        let part = 0.5f64.powi(i32::from(length) - 32);
+        if *share + part > 0.25 {
             continue;
         }
-        let bits = (u128::from(site(&mut random) | random.next() >> 32) << 64) | u128::from(random.next());
-        let mask = u128::MAX << (128 - u32::from(length));
-        // The bare /32s are left out for the same reason.
-        if length > 32 {
-            set.insert(Prefix6::from_bits(bits & mask, length));
-        }
+        *share += part;
+        let bits = (u128::from(site | random.next() >> 32) << 64) | u128::from(random.next());
+        set.insert(Prefix6::from_bits(bits & (u128::MAX << (128 - length)), length));
     }
     set.into_iter().collect()
 }

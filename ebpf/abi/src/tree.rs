@@ -12,13 +12,18 @@
 //! | leaf | value (24) | the answer; 0 is "no prefix covers this" |
 //! | bucket | line (30) | compare with the prefixes of one line, longest first; the first that covers is the answer, none is 0 |
 //! | index | line (25), stride (5) | `2^stride` cells from that line on, indexed by the next `stride` bits of the address |
-//! | skip | line (30) | one line: all prefixes below agree in the bits up to a position; on a mismatch the answer is the line's default |
+//! | skip | line (30) | one line: all prefixes below agree in the bits up to a position; on a mismatch the answer is the line's default; it may have a guard |
 //!
 //! A bucket line holds, for IPv4, 8 × (prefix bits, len_value), for IPv6 3 × (4 words of prefix bits, most significant
 //! first, len_value) and an unused word; `len_value` is `(length + 1) << 24 | value`, 0 is an empty slot and ends the
 //! bucket. A skip line: word 0 the next cell, 1 the default leaf, 2 the bit position after the skipped bits, 4..8 the
 //! expected address bits (IPv6 as in a bucket; IPv4 in word 4). Bits after the length are zero everywhere. An index may
 //! reach beyond the address's last bit: the bits there count as zero.
+//!
+//! A *guard* is a bitmap over the bits that follow a skip: where no prefix below lies in, or covers, such a part of the
+//! addresses, its bit is clear, and the answer stands in the skip's line. So an address that nothing covers costs one
+//! read in a bitmap of two to four bytes a prefix, not a walk to the place where nothing is. Word 3 of the skip is
+//! `bits << 25 | first line` (0: no guard), word 9 the answer where a bit is clear. A set bit promises nothing.
 
 /// One line of a tree.
 #[repr(C, align(64))]
@@ -54,7 +59,45 @@ pub const KIND_SKIP: u32 = 3;
 pub const SKIP_NEXT: usize = 0;
 pub const SKIP_DEFAULT: usize = 1;
 pub const SKIP_POSITION: usize = 2;
+pub const SKIP_GUARD: usize = 3;
 pub const SKIP_BITS: usize = 4;
+pub const SKIP_COVER: usize = 9;
+
+/// Most bits that a guard tells apart: its bitmap takes 2 MiB then.
+pub const GUARD_BITS_MAX: u32 = 24;
+/// Bits of one line.
+pub const GUARD_LINE_BITS: u32 = 9;
+
+/// Word 3 of a skip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard(pub u32);
+
+impl Guard {
+    pub const NONE: Self = Self(0);
+
+    #[inline(always)]
+    pub const fn new(line: u32, bits: u32) -> Self {
+        Self((bits << 25) | line)
+    }
+
+    #[inline(always)]
+    pub const fn line(self) -> u32 {
+        self.0 & (LINES_MAX - 1)
+    }
+
+    /// Address bits that pick the bit.
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        (self.0 >> 25) & 0x1f
+    }
+
+    /// Whether bit `at` says that something may be below.
+    #[inline(always)]
+    fn lets<'a>(self, at: u32, read: &impl Fn(u32) -> Option<&'a Line>) -> bool {
+        let Some(line) = read(self.line() + (at >> GUARD_LINE_BITS)) else { return true };
+        line.0[((at >> 5) & 15) as usize] >> (at & 31) & 1 != 0
+    }
+}
 
 /// One `u32` that points on, or answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,8 +192,12 @@ pub fn lookup_v4<'a>(address: u32, read: impl Fn(u32) -> Option<&'a Line>) -> u3
                 let Some(line) = read(cell.line()) else { return 0 };
                 position = line.0[SKIP_POSITION] & 31;
                 let different = ((address ^ line.0[SKIP_BITS]) as u64) << 32;
-                if position == 0 || different >> (64 - position) != 0 {
+                if position != 0 && different >> (64 - position) != 0 {
                     return line.0[SKIP_DEFAULT] & VALUE_MASK;
+                }
+                let guard = Guard(line.0[SKIP_GUARD]);
+                if guard != Guard::NONE && !guard.lets((address << position) >> (32 - guard.bits()), &read) {
+                    return line.0[SKIP_COVER] & VALUE_MASK;
                 }
                 cell = Cell(line.0[SKIP_NEXT]);
             }
@@ -199,6 +246,13 @@ pub fn lookup_v6<'a>(high: u64, low: u64, read: impl Fn(u32) -> Option<&'a Line>
                 let different_low = low ^ join(line.0[SKIP_BITS + 2], line.0[SKIP_BITS + 3]);
                 if !covered(different_high, different_low, position) {
                     return line.0[SKIP_DEFAULT] & VALUE_MASK;
+                }
+                let guard = Guard(line.0[SKIP_GUARD]);
+                if guard != Guard::NONE {
+                    let at = (shift_left(high, low, position) >> (64 - guard.bits())) as u32;
+                    if !guard.lets(at, &read) {
+                        return line.0[SKIP_COVER] & VALUE_MASK;
+                    }
                 }
                 cell = Cell(line.0[SKIP_NEXT]);
             }

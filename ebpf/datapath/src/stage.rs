@@ -118,7 +118,10 @@ impl Kernel {
         }
         // Edits cost about as much each as eight prefixes of a bulk build.
         let few = v4.len() + v6.len() <= 1024 + table.count(side) as usize / 8;
-        if few && let TreeSide::Sound(tree) = table.side_mut(side) {
+        if few
+            && let TreeSide::Sound(tree) = table.side_mut(side)
+            && !tree.is_worn()
+        {
             if tree.apply(v4).and_then(|()| tree.apply(v6)).is_ok() {
                 return read_back(name, tree, v4).and_then(|()| read_back(name, tree, v6));
             }

@@ -1,5 +1,5 @@
 //! What is counted, reported and traced, for every packet that passes and every one that does not.
-use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns};
 use weir_abi::{Counter, Direction, DropEvent, METRIC_SLOTS, Reason, TraceCell, flow_verdict, metric_slot, next_hook};
 
 use crate::{
@@ -7,6 +7,10 @@ use crate::{
     maps::{EVENTS, METRICS, RULE_COUNTERS, RULES, TRACE, TRACING},
     tables,
 };
+
+/// Events in one jiffy on one CPU, at most: 8,000 a second where a second has 250. In a flood, telling user space of
+/// each packet would cost several times as much as dropping it.
+const EVENTS_AT_ONCE: u32 = 32;
 
 /// The last slot of `METRICS`.
 const LOST_EVENTS: u32 = METRIC_SLOTS - 1;
@@ -81,6 +85,19 @@ pub fn refused(case: &mut Case, reason: Reason) {
     weir_refused(case, reason as u32);
 }
 
+/// Whether this jiffy has had its events already.
+#[inline(always)]
+fn may_tell(case: &mut Case) -> bool {
+    // SAFETY: the helper has no arguments.
+    let now = unsafe { bpf_jiffies64() };
+    if case.told_at != now {
+        case.told_at = now;
+        case.told = 0;
+    }
+    case.told += 1;
+    case.told <= EVENTS_AT_ONCE
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weir_refused(case: *mut Case, reason: u32) -> u32 {
@@ -95,7 +112,8 @@ extern "C" fn weir_refused(case: *mut Case, reason: u32) -> u32 {
         let far = if case.near_is_source { flow.destination() } else { flow.source() };
         case.peer = tables::identity_of(case.run.side(), far);
     }
-    match EVENTS.reserve(0) {
+    let slot = if may_tell(case) { EVENTS.reserve(0) } else { None };
+    match slot {
         Some(mut slot) => {
             let flow = &case.packet.flow;
             slot.write(DropEvent {

@@ -50,6 +50,9 @@ pub struct Case {
     pub from_conntrack: bool,
     /// Kinds of extension header, while they are followed.
     pub extensions_seen: u32,
+    /// Of this CPU, not of the case: the jiffy of its last drop events, and how many.
+    pub told_at: u64,
+    pub told: u32,
 }
 
 impl Case {

@@ -24,7 +24,10 @@ use weir_abi::{
     TraceCell, tree::Line,
 };
 
-use crate::case::Case;
+use crate::{
+    case::Case,
+    tables::{KNOWN_INTERFACE_SLOTS, KnownInterface},
+};
 
 type Sided<M> = ArrayOfMaps<M, 2>;
 pub type Mapped<V> = Array<V, 1, { BPF_F_MMAPABLE as usize }>;
@@ -65,9 +68,14 @@ pub static TRACE: PerCpuArray<TraceCell, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<DropEvent, { EVENT_RING_BYTES as usize }> = RingBuf::new();
 
-/// One run's case. Not in the list: no table of user space's, and not pinned, so that each loaded instance has its own.
+// Not in the list: no tables of user space's, and not pinned, so that each loaded instance has its own.
+
+/// One run's case.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Case, 1> = PerCpuArray::new();
+/// The devices that this CPU asked for last.
+#[btf_map]
+pub static KNOWN_INTERFACES: PerCpuArray<KnownInterface, KNOWN_INTERFACE_SLOTS> = PerCpuArray::new();
 
 // The loader sets all three. What they are here never equals another constant of the programs: the compiler would keep
 // the two in one place, and what the loader writes would change both.

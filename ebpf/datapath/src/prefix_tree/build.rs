@@ -1,4 +1,7 @@
-use weir_abi::tree::{Cell, Line, SKIP_BITS, SKIP_DEFAULT, SKIP_NEXT, SKIP_POSITION, STRIDE_MAX, STRIDE_MIN};
+use weir_abi::tree::{
+    Cell, Guard, Line, SKIP_BITS, SKIP_COVER, SKIP_DEFAULT, SKIP_GUARD, SKIP_NEXT, SKIP_POSITION, STRIDE_MAX,
+    STRIDE_MIN,
+};
 
 use super::{
     Records, SKIP_OWN, Tree, TreeFull, TreePrefix, index_lines,
@@ -6,11 +9,32 @@ use super::{
     prefix::{cell_of, common, length_value, masked, put_slot},
 };
 
-/// Strides as wide as the entries need, and no wider: with twice to four times as many cells as entries most misses
-/// end at an empty cell.
-fn stride_for(entries: usize) -> u32 {
-    (usize::BITS - (entries - 1).leading_zeros() + 1).clamp(STRIDE_MIN, STRIDE_MAX)
+/// A stride, and whether the set spreads over it: then what nothing covers can be told by a guard right here.
+pub(super) struct Spread {
+    stride: u32,
+    pub(super) even: bool,
 }
+
+/// Strides as wide as the entries need, and no wider: with twice as many cells as entries most misses end at an empty
+/// cell. Where prefixes come in clusters, more bits stop telling them apart long before that: there the index ends, and
+/// each cluster has a skip, an index and a guard of its own.
+pub(super) fn spread_of<P: TreePrefix>(set: &[(P, u32)], position: u32) -> Spread {
+    // How many pairs of neighbours each further bit parts.
+    let mut parted = [0usize; (STRIDE_MAX + AHEAD) as usize];
+    for pair in set.windows(2) {
+        let bit = common(pair[0].0.bits(), pair[1].0.bits()).saturating_sub(position);
+        if let Some(count) = parted.get_mut(bit as usize) {
+            *count += 1;
+        }
+    }
+    let cells = |stride: u32| 1 + parted[..stride as usize].iter().sum::<usize>();
+    let wide = (usize::BITS - (set.len() - 1).leading_zeros() + 1).clamp(STRIDE_MIN, STRIDE_MAX);
+    let stride = (STRIDE_MIN..wide).find(|&stride| cells(stride) * 4 >= cells(stride + AHEAD) * 3).unwrap_or(wide);
+    Spread { stride, even: stride + AHEAD >= wide }
+}
+
+/// Bits that are looked ahead, to see whether they tell more prefixes apart.
+const AHEAD: u32 = 4;
 
 impl<L: Lines> Tree<L> {
     /// Builds one family from a sorted set, below a header that has none of it yet.
@@ -62,11 +86,25 @@ impl<L: Lines> Tree<L> {
             let line = self.alloc.take(1)?;
             let own = (first.length() == shared).then_some(first_value);
             let below = if own.is_some() { &set[1..] } else { set };
-            let next = self.build(below, shared, own.unwrap_or(inherited), ended)?;
-            self.write_skip::<P>(line, next, inherited, shared, first.bits(), own);
+            let guard = self.build_guard(below, shared)?;
+            let covered = own.unwrap_or(inherited);
+            let next = if guard == Guard::NONE {
+                self.build(below, shared, covered, ended)?
+            } else {
+                self.build_index(below, shared, covered, ended)?
+            };
+            self.write_skip::<P>(line, next, inherited, shared, first.bits(), own, guard);
             return Ok(Cell::skip(line).0);
         }
-        self.build_index(set, position, inherited, ended)
+        let guard = self.build_guard(set, position)?;
+        let index = self.build_index(set, position, inherited, ended)?;
+        if guard == Guard::NONE {
+            return Ok(index);
+        }
+        // A skip of no bits, for its guard.
+        let line = self.alloc.take(1)?;
+        self.write_skip::<P>(line, index, inherited, position, first.bits(), None, guard);
+        Ok(Cell::skip(line).0)
     }
 
     fn build_index<P: TreePrefix>(
@@ -76,7 +114,7 @@ impl<L: Lines> Tree<L> {
         inherited: u32,
         ended: &mut Vec<(P, u32)>,
     ) -> Result<u32, TreeFull> {
-        let stride = stride_for(set.len());
+        let stride = spread_of(set, position).stride;
         let end = position + stride;
         let first = self.alloc.take(index_lines(stride) + 1)?;
         // Prefixes that cover the cell at the cursor, shortest first, each with the cell where it ends.
@@ -142,6 +180,7 @@ impl<L: Lines> Tree<L> {
         self.lines.set_line(line, content);
     }
 
+    #[allow(clippy::too_many_arguments, reason = "the words of the line, each once")]
     pub(super) fn write_skip<P: TreePrefix>(
         &mut self,
         line: u32,
@@ -150,8 +189,13 @@ impl<L: Lines> Tree<L> {
         position: u32,
         bits: u128,
         own: Option<u32>,
+        guard: Guard,
     ) {
         let mut content = Line::ZERO;
+        if guard != Guard::NONE {
+            content.0[SKIP_GUARD] = guard.0;
+            content.0[SKIP_COVER] = Cell::leaf(own.unwrap_or(default)).0;
+        }
         content.0[SKIP_NEXT] = next;
         content.0[SKIP_DEFAULT] = Cell::leaf(default).0;
         content.0[SKIP_POSITION] = position;

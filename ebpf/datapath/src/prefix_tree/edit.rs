@@ -1,9 +1,11 @@
-use weir_abi::tree::{Cell, KIND_LEAF, Line, SKIP_DEFAULT, SKIP_NEXT, SKIP_POSITION, STRIDE_MIN, VALUE_MASK};
+use weir_abi::tree::{
+    Cell, Guard, KIND_LEAF, Line, SKIP_DEFAULT, SKIP_GUARD, SKIP_NEXT, SKIP_POSITION, STRIDE_MIN, VALUE_MASK,
+};
 
 use super::{
     Node, Records, SKIP_OWN, Tree, TreeFull, TreePrefix, index_lines,
     lines::Lines,
-    prefix::{cell_bits, cell_of, common, length_value, masked, skip_bits, slot},
+    prefix::{HEADER_REMOVED, cell_bits, cell_of, common, length_value, masked, skip_bits, slot},
 };
 
 /// Where an index stands.
@@ -44,6 +46,10 @@ impl<L: Lines> Tree<L> {
         };
         self.lines.set_word(0, P::ROOT, cell);
         self.add_count::<P>(-i32::from(removed));
+        if removed {
+            let before = self.lines.word(0, HEADER_REMOVED);
+            self.lines.set_word(0, HEADER_REMOVED, before.saturating_add(1));
+        }
         Ok(())
     }
 
@@ -150,11 +156,13 @@ impl<L: Lines> Tree<L> {
                 let own = content.0[SKIP_OWN as usize];
                 if prefix.length() == end {
                     self.lines.set_word(line, SKIP_OWN, length_value(end, value));
+                    self.set_cover(line, value);
                     let next = self.reinherit::<P>(content.0[SKIP_NEXT], end, masked(prefix.bits(), end), value)?;
                     self.lines.set_word(line, SKIP_NEXT as u32, next);
                     return Ok((cell, own == 0));
                 }
                 let covered = if own == 0 { inherited } else { own & VALUE_MASK };
+                self.admit(Guard(content.0[SKIP_GUARD]), end, prefix);
                 let (next, new) = self.insert_below(content.0[SKIP_NEXT], end, covered, prefix, value)?;
                 self.lines.set_word(line, SKIP_NEXT as u32, next);
                 Ok((cell, new))
@@ -219,6 +227,7 @@ impl<L: Lines> Tree<L> {
                         return Ok((cell, false));
                     }
                     self.lines.set_word(line, SKIP_OWN, 0);
+                    self.set_cover(line, inherited);
                     let next = self.reinherit::<P>(content.0[SKIP_NEXT], end, masked(prefix.bits(), end), inherited)?;
                     self.lines.set_word(line, SKIP_NEXT as u32, next);
                     return Ok((cell, true));
@@ -230,6 +239,7 @@ impl<L: Lines> Tree<L> {
                     return Ok((cell, removed));
                 }
                 // Nothing is left below: the line becomes a bucket of the skip's own prefix, or is given back.
+                self.free_guard(&content);
                 if own == 0 {
                     self.alloc.free(line, 1);
                     return Ok((Cell::leaf(inherited).0, removed));
@@ -344,6 +354,7 @@ impl<L: Lines> Tree<L> {
                 let content = self.lines.line(line);
                 self.lines.set_word(line, SKIP_DEFAULT as u32, Cell::leaf(value).0);
                 if content.0[SKIP_OWN as usize] == 0 {
+                    self.set_cover(line, value);
                     let (end, below) = (content.0[SKIP_POSITION], skip_bits::<P>(&content));
                     let next = self.reinherit::<P>(content.0[SKIP_NEXT], end, below, value)?;
                     self.lines.set_word(line, SKIP_NEXT as u32, next);
@@ -382,15 +393,30 @@ impl<L: Lines> Tree<L> {
         let mut load = 0;
         let child = if stop < end {
             // The skip goes on below, from a line of its own only if this one is needed above: it is not.
-            self.write_skip::<P>(line, content.0[SKIP_NEXT], inherited, end, bits, (own != 0).then_some(covered));
+            let guard = Guard(content.0[SKIP_GUARD]);
+            self.write_skip::<P>(
+                line,
+                content.0[SKIP_NEXT],
+                inherited,
+                end,
+                bits,
+                (own != 0).then_some(covered),
+                guard,
+            );
             Cell::skip(line).0
         } else {
             if own != 0 {
                 self.record(&[(P::from_bits(bits, end), covered)])?;
                 load += 1;
             }
-            self.alloc.free(line, 1);
-            content.0[SKIP_NEXT]
+            let guard = Guard(content.0[SKIP_GUARD]);
+            if guard == Guard::NONE {
+                self.alloc.free(line, 1);
+                content.0[SKIP_NEXT]
+            } else {
+                self.write_skip::<P>(line, content.0[SKIP_NEXT], covered, end, bits, None, guard);
+                Cell::skip(line).0
+            }
         };
         let leaf = Cell::leaf(inherited).0;
         (first..first + index_lines(stride)).for_each(|line| self.lines.set_line(line, Line([leaf; 16])));
@@ -400,7 +426,7 @@ impl<L: Lines> Tree<L> {
         let index = Cell::index(first, stride).0;
         Ok(match above {
             Some(above) => {
-                self.write_skip::<P>(above, index, inherited, start, bits, None);
+                self.write_skip::<P>(above, index, inherited, start, bits, None, Guard::NONE);
                 Cell::skip(above).0
             }
             None => index,

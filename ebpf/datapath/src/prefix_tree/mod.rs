@@ -10,6 +10,7 @@
 mod alloc;
 mod build;
 mod edit;
+mod guard;
 mod lines;
 mod prefix;
 mod records;
@@ -28,6 +29,8 @@ use weir_plan::{Change, Prefix4, Prefix6, Table};
 
 /// Words of a skip line that only user space reads: the prefix that ends where the skip ends, as `length_value`.
 const SKIP_OWN: u32 = 8;
+/// Edits that are not worth a thought.
+const WORN: u32 = 1024;
 
 /// A tree that can be changed.
 #[derive(Debug)]
@@ -84,6 +87,7 @@ impl<L: Lines> Tree<L> {
     fn rebuild_both(&mut self, v4: &Table<Prefix4, u32>, v6: &Table<Prefix6, u32>) -> Result<(), TreeFull> {
         let mut header = Line::ZERO;
         header.0[prefix::HEADER_FORMAT as usize] = prefix::FORMAT;
+        header.0[prefix::HEADER_BUILT as usize] = (v4.len() + v6.len()) as u32;
         self.lines.set_line(0, header);
         self.build_family(v4.as_slice())?;
         self.build_family(v6.as_slice())
@@ -100,6 +104,13 @@ impl<L: Lines> Tree<L> {
             }
         }
         Ok(())
+    }
+
+    /// Whether it has become so much larger than it was built for, or lost so much, that it is slower than one built
+    /// anew: strides fit the former size, and guards let through what has gone.
+    pub fn is_worn(&self) -> bool {
+        let (built, removed) = (self.lines.word(0, prefix::HEADER_BUILT), self.lines.word(0, prefix::HEADER_REMOVED));
+        self.count() / 4 > built + WORN || removed > built / 2 + WORN
     }
 
     /// Lines in use.
@@ -128,5 +139,5 @@ pub fn count(lines: &impl Lines) -> u32 {
 
 /// Lines that sets of these sizes will hardly exceed; where they do, the table grows once more.
 pub const fn lines_estimate(v4: usize, v6: usize) -> usize {
-    64 + v4 + v6 + v6 / 4
+    64 + v4 + v4 / 8 + v6 + v6 / 4 + v6 / 8
 }

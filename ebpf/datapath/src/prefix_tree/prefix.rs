@@ -25,8 +25,11 @@ pub trait TreePrefix: Copy + Ord + std::fmt::Debug {
 
 /// Header words that belong to no family.
 pub const HEADER_FORMAT: u32 = 12;
+/// Prefixes that the tree was built with, and how many went since.
+pub const HEADER_BUILT: u32 = 13;
+pub const HEADER_REMOVED: u32 = 14;
 /// Raised when what user space keeps in a tree changes its shape.
-pub const FORMAT: u32 = 0x7765_0001;
+pub const FORMAT: u32 = 0x7765_0002;
 
 impl TreePrefix for Prefix4 {
     const WIDTH: u32 = 32;

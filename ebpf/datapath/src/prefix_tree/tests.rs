@@ -315,3 +315,49 @@ fn a_full_table_is_an_error_and_loses_nothing() {
     assert!(inserted.iter().all(|prefix| walked.v4.get(prefix) == Some(&5)));
     assert_eq!(walked.v6, v6);
 }
+
+#[test]
+fn a_guard_answers_for_what_is_not_there() {
+    let (v4, v6) = large(20_000, 20_000);
+    let tree = built(&v4, &v6);
+    let mut next = numbers(3);
+    let reads = |tree: &Host, six: bool, address: u128| {
+        let count = std::cell::Cell::new(0);
+        let read = |line: u32| {
+            count.set(count.get() + 1);
+            tree.lines().get(line as usize)
+        };
+        let answer = if six {
+            lookup_v6((address >> 64) as u64, address as u64, read)
+        } else {
+            lookup_v4((address >> 96) as u32, read)
+        };
+        (answer, count.get())
+    };
+    let mut short = 0;
+    for _ in 0..1000 {
+        let (answer, count) = reads(&tree, false, u128::from(next()) << 64);
+        // The header, the skip of no bits, and its bitmap.
+        short += u32::from(answer == 0 && count == 3);
+    }
+    assert!(short > 800, "{short} of 1000 ended at the guard");
+}
+
+#[test]
+fn a_bit_that_was_cleared_in_a_guard_is_damage_and_shows_what_is_hidden() {
+    let (v4, _) = large(5_000, 0);
+    let tree = built(&v4, &Table::new());
+    let mut lines = tree.into_lines();
+    let guard = lines.iter().position(|line| line.0[3] >> 25 == 17).expect("a guard of 17 bits for 5,000 prefixes");
+    let bitmap = weir_abi::tree::Guard(lines[guard].0[3]).line() as usize;
+    let (prefix, _) = *v4.iter().find(|(prefix, _)| prefix.length > 17).expect("a long one");
+    let bit = prefix.bits >> 15;
+    lines[bitmap + (bit >> 9) as usize].0[(bit >> 5 & 15) as usize] &= !(1 << (bit & 31));
+    let walked = walk(&lines);
+    assert!(walked.damaged);
+    assert!(walked.v4.get(&prefix).is_none());
+    assert_eq!(
+        lookup_v4(prefix.bits, |line| lines.get(line as usize)),
+        naive(&walked.v4.iter().copied().collect(), prefix.bits())
+    );
+}

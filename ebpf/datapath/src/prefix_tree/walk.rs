@@ -1,12 +1,13 @@
 use weir_abi::tree::{
-    LEVELS_V6, SKIP_DEFAULT, SKIP_NEXT, SKIP_POSITION, STRIDE_MAX, STRIDE_MIN, VALUE_BITS, VALUE_MASK,
+    Guard, LEVELS_V6, SKIP_COVER, SKIP_DEFAULT, SKIP_GUARD, SKIP_NEXT, SKIP_POSITION, STRIDE_MAX, STRIDE_MIN,
+    VALUE_BITS, VALUE_MASK,
 };
 use weir_plan::{Change, Prefix4, Prefix6, Table};
 
 use super::{
     Node, Records, SKIP_OWN, TreePrefix,
     alloc::Bitmap,
-    index_lines,
+    guard, index_lines,
     lines::Lines,
     prefix::{FORMAT, HEADER_FORMAT, cell_bits, cell_of, common, masked, skip_bits, slot},
 };
@@ -213,7 +214,9 @@ impl<L: Lines, P: TreePrefix> Walker<'_, L, P> {
         }
         let content = self.lines.line(line);
         let (end, bits, own) = (content.0[SKIP_POSITION], skip_bits::<P>(&content), content.0[SKIP_OWN as usize]);
-        let fits = end > place.position
+        let guard = Guard(content.0[SKIP_GUARD]);
+        let is_guarded = guard != Guard::NONE;
+        let fits = (end > place.position || is_guarded && end == place.position)
             && end < P::WIDTH
             && bits == masked(bits, end)
             && common(bits, place.bits) >= place.position;
@@ -230,7 +233,21 @@ impl<L: Lines, P: TreePrefix> Walker<'_, L, P> {
             below = Covering { prefix: Some(prefix), value: own & VALUE_MASK };
         }
         let next = Place { cell: content.0[SKIP_NEXT], position: end, bits, level: place.level + 1 };
+        let start = self.found.len();
         self.node(next, below, records);
+        if !is_guarded {
+            return;
+        }
+        if !guard::fits::<P>(guard, end) || !self.claim(guard.line(), guard::guard_lines(guard)) {
+            self.damaged = true;
+            return;
+        }
+        self.expect(content.0[SKIP_COVER] & VALUE_MASK, below, bits, end);
+        // Where a bit is clear, the answer is the one above: what stands below is as if it were not.
+        let hidden = |&&(prefix, _): &&(P, u32)| !guard::lets(self.lines, guard, end, prefix);
+        let hidden: Vec<P> = self.found[start..].iter().chain(records).filter(hidden).map(|entry| entry.0).collect();
+        self.damaged |= !hidden.is_empty();
+        self.amended.extend(hidden.into_iter().map(|prefix| (prefix, None)));
     }
 
     fn index(&mut self, first: u32, stride: u32, place: Place, covering: Covering<P>, records: &[(P, u32)]) {

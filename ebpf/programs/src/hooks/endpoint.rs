@@ -17,7 +17,7 @@ use crate::{
 /// alone.
 #[inline(always)]
 pub fn interface(run: Run, ifindex: u32) -> Option<&'static InterfaceInfo> {
-    let interface = tables::interface(run.side(), ifindex)?;
+    let interface = tables::interface(run, ifindex)?;
     (interface.flags & interface_flags::ENDPOINT != 0).then_some(interface)
 }
 

@@ -18,7 +18,7 @@ pub fn host(run: Run, ifindex: u32) -> Option<Subject> {
     if settings.flags & settings_flags::HOST_POLICY == 0 {
         return None;
     }
-    let interface = tables::interface(run.side(), ifindex)?;
+    let interface = tables::interface(run, ifindex)?;
     (interface.flags & interface_flags::NETWORK != 0).then_some(Subject {
         identity: identity::HOST,
         incarnation: settings.host_incarnation,

@@ -18,7 +18,7 @@ const WATCHED: u32 = interface_flags::PREFILTER_SOURCE | interface_flags::PREFIL
 fn xdp_ingress(context: XdpContext) -> u32 {
     let Some(run) = Run::begin() else { return xdp_action::DROP };
     let ifindex = context.ingress_ifindex() as u32;
-    let Some(interface) = tables::interface(run.side(), ifindex) else { return xdp_action::PASS };
+    let Some(interface) = tables::interface(run, ifindex) else { return xdp_action::PASS };
     if interface.flags & WATCHED == 0 {
         return xdp_action::PASS;
     }
