@@ -3,10 +3,10 @@ use core::arch::asm;
 
 use weir_abi::{Direction, InterfaceInfo, identity, next_hook};
 
-use crate::{maps::SCRATCH, parse::Packet, run::Run};
+use crate::{maps::SCRATCH, parse::Packet, run::Run, words};
 
 /// Whose policy is asked.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub struct Subject {
     pub identity: u32,
@@ -65,6 +65,8 @@ impl Case {
         let case = unsafe { &mut *slot };
         case.run = run;
         case.packet.reset();
+        // SAFETY: nobody is all zero.
+        unsafe { words::zero(&raw mut case.near) };
         case.ifindex = ifindex;
         case.rule = 0;
         case.peer = 0;

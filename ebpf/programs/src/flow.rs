@@ -9,6 +9,17 @@ pub const UDP: u8 = 17;
 pub const ICMPV6: u8 = 58;
 pub const SCTP: u8 = 132;
 
+/// A packet's addresses, as they are in memory; an IPv4 address is mapped.
+#[derive(Clone, Copy)]
+pub struct Ends {
+    pub source: [u64; 2],
+    pub destination: [u64; 2],
+}
+
+impl Ends {
+    pub const NONE: Self = Self { source: [0; 2], destination: [0; 2] };
+}
+
 /// A flow's key, and from which end the packet comes. An ICMP echo has its identifier in both ports, what has no ports
 /// has 0.
 ///
@@ -23,9 +34,9 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Both addresses, as they are in memory.
     #[inline(always)]
-    pub fn set_addresses(&mut self, source: [u64; 2], destination: [u64; 2]) {
+    pub fn set_addresses(&mut self, ends: Ends) {
+        let Ends { source, destination } = ends;
         let number = |words: [u64; 2]| (u64::from_be(words[0]), u64::from_be(words[1]));
         self.source_is_high = number(source) > number(destination);
         self.same_addresses = source == destination;

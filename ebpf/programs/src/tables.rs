@@ -9,6 +9,7 @@ use crate::{
         SUBJECTS,
     },
     run::Run,
+    words,
 };
 
 // SAFETY, for every reference below: the maps live as long as the program, and user space writes only the standby side,
@@ -44,7 +45,7 @@ pub fn interface(run: Run, ifindex: u32) -> Option<&'static InterfaceInfo> {
     let known = unsafe { &mut *known };
     if known.generation != run.word || known.ifindex != ifindex as u64 {
         let info = in_hash(INTERFACES.get(run.side())?, &ifindex)?;
-        known.info = *info;
+        words::copy(info, &mut known.info);
         known.ifindex = ifindex as u64;
         known.generation = run.word;
     }
@@ -77,12 +78,11 @@ pub fn prefilter_class(side: u32, class: u32) -> Option<&'static PrefilterClass>
     PREFILTER_CLASSES.get_value(side, &class)
 }
 
-/// The prefilter class of an address, 0 for none.
+/// The prefilter class of an address, as it is in memory; 0 for none.
 #[inline(always)]
-pub fn prefilter(side: u32, address: &Address) -> u32 {
+pub fn prefilter(side: u32, address: [u64; 2]) -> u32 {
     let Some(lines) = PREFILTER.get(side) else { return 0 };
-    let (high, low) = address.halves();
-    in_tree(lines, high, low)
+    in_tree(lines, u64::from_be(address[0]), u64::from_be(address[1]))
 }
 
 /// Whose address this is: what no prefix covers is the world.

@@ -20,6 +20,19 @@ pub unsafe fn zero<T>(value: *mut T) {
     }
 }
 
+/// One value over another.
+#[inline(always)]
+pub fn copy<T: Copy>(from: &T, to: &mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(4) && align_of::<T>() >= 4) };
+    let (from, to) = (core::ptr::from_ref(from).cast::<u32>(), core::ptr::from_mut(to).cast::<u32>());
+    let mut at = 0;
+    while at < size_of::<T>() / 4 {
+        // SAFETY: inside both values, and aligned. Volatile, as above.
+        unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
+        at += 1;
+    }
+}
+
 /// Two words, as they are in memory.
 #[inline(always)]
 pub fn set<T>(value: &mut T, words: [u64; 2]) {

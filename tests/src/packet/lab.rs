@@ -227,6 +227,12 @@ impl Lab {
         run
     }
 
+    /// How long the last run took.
+    pub fn last_run_jiffies(&self) -> u64 {
+        let (before, after) = self.last_run.get();
+        after - before
+    }
+
     /// The counters of every reason in both directions, and of lost events, by slot; summed over the CPUs.
     pub fn metrics(&self) -> BTreeMap<u32, Counter> {
         let instance = self.instance.borrow();

@@ -4,8 +4,8 @@ use weir_abi::{InterfaceInfo, Reason, interface_flags, next_hook, xdp_action};
 
 use crate::{
     account,
-    case::{Case, Subject},
-    flow::{ICMPV6, SCTP, TCP, UDP},
+    case::Case,
+    flow::{Ends, ICMPV6, SCTP, TCP, UDP},
     parse::{self, Part, Window, ip, link},
     prefilter,
     run::Run,
@@ -23,7 +23,6 @@ fn xdp_ingress(context: XdpContext) -> u32 {
         return xdp_action::PASS;
     }
     let Some(case) = Case::begin(run, next_hook::XDP_INGRESS, ifindex) else { return xdp_action::DROP };
-    case.near = Subject::NOBODY;
     match judge(&context, case, interface) {
         Ok(reason) => {
             let network = interface.flags & interface_flags::NETWORK != 0;
@@ -42,20 +41,25 @@ fn xdp_ingress(context: XdpContext) -> u32 {
 fn judge(context: &XdpContext, case: &mut Case, interface: &InterfaceInfo) -> Result<Reason, Reason> {
     let mut window = Window { data: context.data(), end: context.data_end(), length: 0 };
     window.length = (window.end - window.data) as u32;
-    let mut network = look(case, &window);
+    let mut ends = Ends::NONE;
+    let mut network = look(case, &window, &mut ends);
     if network == Err(Reason::Truncated) {
         // A frame in several buffers is longer than its first one.
         // SAFETY: the context is valid for the whole run.
         window.length = unsafe { bpf_xdp_get_buff_len(context.ctx) } as u32;
-        network = look(case, &window);
+        network = look(case, &window, &mut ends);
     }
     let case = case.settled();
-    match network? {
-        Network::Ip => {}
-        Network::Arp => return Ok(Reason::ForwardedLink),
-        Network::Other => return Ok(Reason::PrefilterPass),
+    match network {
+        Ok(Network::Ip) => {}
+        Ok(Network::Arp) => return Ok(Reason::ForwardedLink),
+        Ok(Network::Other) => return Ok(Reason::PrefilterPass),
+        Err(reason) => {
+            case.packet.flow.set_addresses(ends);
+            return Err(reason);
+        }
     }
-    let Some(hit) = prefilter::filter(case.run, interface, &case.packet.flow) else {
+    let Some(hit) = prefilter::filter(case, interface, ends) else {
         return Ok(Reason::PrefilterPass);
     };
     if show_transport(case, &window) {
@@ -72,15 +76,16 @@ enum Network {
     Other,
 }
 
-/// Parses as far as the addresses.
+/// Parses as far as the addresses. They stay out of the case as long as nobody is told of the packet: to put them into a
+/// flow's order costs as much as the rest of the parser.
 #[inline(always)]
-fn look(case: &mut Case, window: &Window) -> Result<Network, Reason> {
+fn look(case: &mut Case, window: &Window, ends: &mut Ends) -> Result<Network, Reason> {
     let packet = &mut case.packet;
     packet.length = window.length;
     let frame = link::link(window)?;
     match frame.ethertype {
-        link::IPV4 => ip::ipv4(window, frame.offset, packet)?,
-        link::IPV6 => ip::ipv6(window, frame.offset, packet)?,
+        link::IPV4 => ip::ipv4(window, frame.offset, packet, ends)?,
+        link::IPV6 => ip::ipv6(window, frame.offset, packet, ends)?,
         link::ARP => return Ok(Network::Arp),
         // A third VLAN tag would carry an address past the filter.
         other if link::is_tag(other) => return Err(Reason::UnknownEthertype),

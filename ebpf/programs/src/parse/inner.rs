@@ -5,7 +5,7 @@ use super::{
     extension::{AUTHENTICATION, EXTENSIONS, FRAGMENT, is_extension},
     ip::mapped,
 };
-use crate::flow::{Flow, ICMP, ICMPV6, SCTP, TCP, UDP};
+use crate::flow::{Ends, Flow, ICMP, ICMPV6, SCTP, TCP, UDP};
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 
 #[inline(always)]
@@ -30,10 +30,10 @@ pub fn inner_flow(skb: *mut __sk_buff, offset: u32, v4: bool, flow: &mut Flow) -
         if header[0] >> 4 != 4 || header[0] & 0xf < 5 || fragment & 0x1fff != 0 {
             return false;
         }
-        flow.set_addresses(
-            mapped(u32::from_ne_bytes([header[12], header[13], header[14], header[15]])),
-            mapped(u32::from_ne_bytes([header[16], header[17], header[18], header[19]])),
-        );
+        flow.set_addresses(Ends {
+            source: mapped(u32::from_ne_bytes([header[12], header[13], header[14], header[15]])),
+            destination: mapped(u32::from_ne_bytes([header[16], header[17], header[18], header[19]])),
+        });
         (header[9], offset + (header[0] & 0xf) as u32 * 4)
     } else {
         let Some(header) = load::<8>(skb, offset) else { return false };
@@ -54,7 +54,7 @@ pub fn inner_flow(skb: *mut __sk_buff, offset: u32, v4: bool, flow: &mut Flow) -
                 addresses[at + 7],
             ])
         };
-        flow.set_addresses([word(0), word(8)], [word(16), word(24)]);
+        flow.set_addresses(Ends { source: [word(0), word(8)], destination: [word(16), word(24)] });
         let Some(found) = skip_extensions(skb, header[6], offset + 40) else { return false };
         found
     };

@@ -2,6 +2,7 @@
 use weir_abi::Reason;
 
 use super::{Fragment, Packet, Part, Window};
+use crate::flow::Ends;
 
 /// A GSO packet beyond 64 KiB has a length of 0 in its IP header.
 const BIG_FRAME: u32 = 0xffff;
@@ -12,11 +13,12 @@ pub fn mapped(v4_be: u32) -> [u64; 2] {
     [0, ((v4_be as u64) << 32) | 0xffff_0000]
 }
 
-/// The part before the transport layer, without following extension headers: all that a filter by address needs.
+/// The part before the transport layer, without following extension headers: all that a filter by address needs. The
+/// addresses are there even where the rest is wrong.
 #[inline(always)]
-pub fn ipv4(window: &Window, offset: u32, packet: &mut Packet) -> Result<(), Reason> {
+pub fn ipv4(window: &Window, offset: u32, packet: &mut Packet, ends: &mut Ends) -> Result<(), Reason> {
     let header = window.at(offset, 20)?;
-    packet.flow.set_addresses(mapped(header.u32_be::<12>()), mapped(header.u32_be::<16>()));
+    *ends = Ends { source: mapped(header.u32_be::<12>()), destination: mapped(header.u32_be::<16>()) };
     packet.flow.key.protocol = header.u8::<9>();
     packet.hop_limit = header.u8::<8>();
     let version_length = header.u8::<0>();
@@ -52,11 +54,12 @@ pub fn ipv4(window: &Window, offset: u32, packet: &mut Packet) -> Result<(), Rea
 
 /// As [`ipv4`]: `protocol` is the fixed header's next header, which may be an extension header's.
 #[inline(always)]
-pub fn ipv6(window: &Window, offset: u32, packet: &mut Packet) -> Result<(), Reason> {
+pub fn ipv6(window: &Window, offset: u32, packet: &mut Packet, ends: &mut Ends) -> Result<(), Reason> {
     let header = window.at(offset, 40)?;
-    packet
-        .flow
-        .set_addresses([header.u64_be::<8>(), header.u64_be::<16>()], [header.u64_be::<24>(), header.u64_be::<32>()]);
+    *ends = Ends {
+        source: [header.u64_be::<8>(), header.u64_be::<16>()],
+        destination: [header.u64_be::<24>(), header.u64_be::<32>()],
+    };
     packet.flow.key.protocol = header.u8::<6>();
     packet.hop_limit = header.u8::<7>();
     if header.u8::<0>() >> 4 != 6 {

@@ -17,7 +17,7 @@ pub use window::Window;
 use self::link::Link;
 use crate::{
     case::Case,
-    flow::{Flow, ICMP, ICMPV6, SCTP, TCP, UDP},
+    flow::{Ends, Flow, ICMP, ICMPV6, SCTP, TCP, UDP},
     words,
 };
 
@@ -109,13 +109,18 @@ pub fn parse(skb: *mut __sk_buff, window: &Window, case: &mut Case) -> Result<Pa
     let packet = &mut case.packet;
     packet.length = window.length;
     let Link { ethertype, offset } = link::link(window)?;
+    let mut ends = Ends::NONE;
     let v4 = match ethertype {
         link::IPV4 => {
-            ip::ipv4(window, offset, packet)?;
+            let outcome = ip::ipv4(window, offset, packet, &mut ends);
+            packet.flow.set_addresses(ends);
+            outcome?;
             true
         }
         link::IPV6 => {
-            ip::ipv6(window, offset, packet)?;
+            let outcome = ip::ipv6(window, offset, packet, &mut ends);
+            packet.flow.set_addresses(ends);
+            outcome?;
             extension::follow(skb, case)?;
             false
         }
