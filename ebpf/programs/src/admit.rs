@@ -22,15 +22,26 @@ use crate::{
     tables, words,
 };
 
-/// The short way: the packet's flow was allowed in this epoch, on this very device, and no other end is to be asked.
-/// Then no other table has a say: the device is still the endpoint's, and the address its own. False says nothing.
+/// What is known of the packet's flow before anybody is asked.
+#[derive(Clone, Copy)]
+pub enum Known {
+    /// It was allowed in this epoch, on this very device, and no other end is to be asked. Then no other table has a
+    /// say: the device is still the endpoint's, and the address its own.
+    Allowed,
+    /// It has this entry, or none.
+    Entry(Option<Entry>),
+    /// The packet does not say which flow is its own, or has none.
+    NotAsked,
+}
+
+/// The short way: one lookup in conntrack, and no other.
 #[inline(always)]
-pub fn is_known(case: &mut Case) -> bool {
+pub fn known(case: &mut Case) -> Known {
     if !is_tracked(case) || case.packet.fragment.of != Part::Whole {
-        return false;
+        return Known::NotAsked;
     }
     let now = case.run.now();
-    let Some(entry) = conntrack::find(&case.packet.flow.key, now) else { return false };
+    let Some(entry) = conntrack::find(&case.packet.flow.key, now) else { return Known::Entry(None) };
     let reply = entry.is_reply(case.packet.flow.source_is_high);
     let original_source = case.near_is_source != reply;
     let (word, ifindex) = entry.word(original_source);
@@ -40,13 +51,13 @@ pub fn is_known(case: &mut Case) -> bool {
         || entry.flags() & host_bit(!original_source) != 0
         || begins_anew(case, entry, reply)
     {
-        return false;
+        return Known::Entry(Some(entry));
     }
-    let Some(settings) = tables::settings(case.run.side()) else { return false };
+    let Some(settings) = tables::settings(case.run.side()) else { return Known::NotAsked };
     entry.touch(case, reply, now, settings);
     case.rule = word.rule();
     case.from_conntrack = true;
-    true
+    Known::Allowed
 }
 
 /// Judges the packet, and tracks its flow when it may pass.
@@ -55,7 +66,7 @@ pub fn is_known(case: &mut Case) -> bool {
 ///
 /// Why it must be dropped.
 #[inline(always)]
-pub fn admit(skb: *mut __sk_buff, case: &mut Case) -> Result<(), Reason> {
+pub fn admit(skb: *mut __sk_buff, case: &mut Case, known: Known) -> Result<(), Reason> {
     if case.packet.shape == Shape::IcmpError {
         return match weir_related(skb, case) {
             0 => begin(case, false),
@@ -67,7 +78,11 @@ pub fn admit(skb: *mut __sk_buff, case: &mut Case) -> Result<(), Reason> {
     }
     let now = case.run.now();
     let track = case.packet.shape != Shape::EchoReply;
-    let Some(entry) = conntrack::find(&case.packet.flow.key, now) else { return begin(case, track) };
+    let found = match known {
+        Known::Entry(entry) => entry,
+        _ => conntrack::find(&case.packet.flow.key, now),
+    };
+    let Some(entry) = found else { return begin(case, track) };
     let reply = entry.is_reply(case.packet.flow.source_is_high);
     if begins_anew(case, entry, reply) {
         // A ping's identifier is taken by the one that goes the other way: the entry stays that one's.

@@ -352,8 +352,8 @@ fn scenario_25_a_flood_loses_events_and_says_how_many_and_no_packet() {
     let mut lost = lab.lost_events();
     for round in 0.. {
         assert!(round < 4000, "the ring never fills");
-        lab.run(Hook::ToWeb, &packet, 32);
         std::thread::sleep(std::time::Duration::from_millis(12));
+        lab.run(Hook::ToWeb, &packet, 32);
         if lab.lost_events() == lost + 32 {
             break;
         }

@@ -30,9 +30,15 @@ pub(super) fn spread_of<P: TreePrefix>(set: &[(P, u32)], position: u32) -> Sprea
     let cells = |stride: u32| 1 + parted[..stride as usize].iter().sum::<usize>();
     let wide = (usize::BITS - (set.len() - 1).leading_zeros() + 1).clamp(STRIDE_MIN, STRIDE_MAX);
     let stride = (STRIDE_MIN..wide).find(|&stride| cells(stride) * 4 >= cells(stride + AHEAD) * 3).unwrap_or(wide);
-    Spread { stride, even: stride + AHEAD >= wide }
+    let even = stride + AHEAD >= wide;
+    // A little wider, and most prefixes end in the index: their answers need no bucket.
+    let ends = |stride: u32| set.iter().filter(|(prefix, _)| prefix.length() <= position + stride).count();
+    let wider = (stride..=(stride + WIDER).min(STRIDE_MAX)).find(|&stride| ends(stride) * 4 >= set.len() * 3);
+    Spread { stride: wider.unwrap_or(stride), even }
 }
 
+/// Bits that an index may have beyond what its entries need.
+const WIDER: u32 = 2;
 /// Bits that are looked ahead, to see whether they tell more prefixes apart.
 const AHEAD: u32 = 4;
 

@@ -4,7 +4,7 @@ use weir_abi::{InterfaceInfo, Reason, interface_flags};
 
 use crate::{
     account,
-    admit::{admit, is_known},
+    admit::{Known, admit, known},
     case::{Case, Subject},
     fragment,
     parse::{Parsed, Shape},
@@ -28,7 +28,8 @@ pub fn interface(run: Run, ifindex: u32) -> Option<&'static InterfaceInfo> {
 pub fn judge(skb: *mut __sk_buff, case: &mut Case) -> Option<Result<Reason, Reason>> {
     let parsed = skb::parse(skb, case);
     let case = case.settled();
-    if parsed == Ok(Parsed::Packet) && is_known(case) {
+    let known = if parsed == Ok(Parsed::Packet) { known(case) } else { Known::NotAsked };
+    if let Known::Allowed = known {
         if account::is_tracing() {
             case.near = Subject::endpoint(interface(case.run, case.ifindex)?, case.ifindex);
         }
@@ -36,7 +37,7 @@ pub fn judge(skb: *mut __sk_buff, case: &mut Case) -> Option<Result<Reason, Reas
     }
     let interface = interface(case.run, case.ifindex)?;
     case.near = Subject::endpoint(interface, case.ifindex);
-    Some(judge_afresh(skb, case.settled(), parsed, interface.flags))
+    Some(judge_afresh(skb, case.settled(), parsed, interface.flags, known))
 }
 
 #[inline(always)]
@@ -45,6 +46,7 @@ fn judge_afresh(
     case: &mut Case,
     parsed: Result<Parsed, Reason>,
     flags: u32,
+    known: Known,
 ) -> Result<Reason, Reason> {
     match parsed? {
         Parsed::Packet => {}
@@ -59,7 +61,7 @@ fn judge_afresh(
     }
     fragment::resolve(case)?;
     if case.packet.shape != Shape::LaterFragment {
-        admit(skb, case)?;
+        admit(skb, case, known)?;
     }
     Ok(Reason::Forwarded)
 }

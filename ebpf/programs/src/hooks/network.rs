@@ -3,7 +3,7 @@ use aya_ebpf::bindings::__sk_buff;
 use weir_abi::{Reason, Settings, identity, interface_flags, settings_flags};
 
 use crate::{
-    admit::admit,
+    admit::{Known, admit},
     case::{Case, Subject},
     fragment,
     parse::{Parsed, Shape},
@@ -44,7 +44,7 @@ pub fn judge(skb: *mut __sk_buff, case: &mut Case) -> Result<Reason, Reason> {
     }
     fragment::resolve(case)?;
     if case.packet.shape != Shape::LaterFragment {
-        admit(skb, case)?;
+        admit(skb, case, Known::NotAsked)?;
     }
     Ok(Reason::Forwarded)
 }
