@@ -169,6 +169,11 @@ fn denial(case: &Case, word: VerdictWord) -> Reason {
 /// What policy has to say about one end of a flow whose original source is (not) the packet's.
 #[inline(always)]
 fn ask(case: &Case, subject: u32, peer: u32, reply: bool, is_source: bool) -> VerdictWord {
+    policy::judge(case.run, subject, peer, what_of(case, reply, is_source))
+}
+
+#[inline(always)]
+fn what_of(case: &Case, reply: bool, is_source: bool) -> What {
     let packet = &case.packet;
     let protocol = packet.flow.protocol();
     let port = match packet.shape {
@@ -180,7 +185,7 @@ fn ask(case: &Case, subject: u32, peer: u32, reply: bool, is_source: bool) -> Ve
         _ => packet.icmp_type as u16,
     };
     let direction = if is_source != reply { DIRECTION_EGRESS } else { DIRECTION_INGRESS };
-    policy::judge(case.run, subject, peer, What::new(direction, protocol, port))
+    What::new(direction, protocol, port)
 }
 
 #[inline(always)]
@@ -257,9 +262,11 @@ fn begin(case: &mut Case, track: bool) -> Result<(), Reason> {
 extern "C" fn weir_new_flow(case: *mut Case, track: u32) -> u64 {
     // SAFETY: as above.
     let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
-    let peer = peer_of_near(case);
+    let flow = &case.packet.flow;
+    let (high, low) = if case.near_is_source { flow.destination() } else { flow.source() }.halves();
+    let peer = tables::identity_here(case.run.side(), high, low);
     case.peer = peer;
-    let near = ask(case, case.near.identity, peer, false, case.near_is_source);
+    let near = policy::judge_here(case.run, case.near.identity, peer, what_of(case, false, case.near_is_source));
     if near.verdict() == flow_verdict::DENY {
         return near.0;
     }
@@ -275,18 +282,15 @@ extern "C" fn weir_new_flow(case: *mut Case, track: u32) -> u64 {
     }
     account::count_rule(host.rule(), case.packet.length);
     if track != 0 {
-        weir_make_entry(case, near.0, host.0, incarnation.unwrap_or(0));
+        make_entry(case, near.0, host.0, incarnation.unwrap_or(0));
     }
     near.0
 }
 
 /// Makes the flow's entry, of what its two ends were judged to be: of the far one only if it is the host.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn weir_make_entry(case: *mut Case, near: u64, host: u64, host_incarnation: u32) -> u32 {
-    // SAFETY: as above.
-    let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
-    let Some(settings) = tables::settings(case.run.side()) else { return 0 };
+#[inline(always)]
+fn make_entry(case: &Case, near: u64, host: u64, host_incarnation: u32) {
+    let Some(settings) = tables::settings(case.run.side()) else { return };
     let mut entry = conntrack::fresh(case, settings);
     // SAFETY: every field has a value.
     let entry = unsafe { entry.assume_init_mut() };
@@ -304,7 +308,6 @@ extern "C" fn weir_make_entry(case: *mut Case, near: u64, host: u64, host_incarn
         entry.flags |= host_bit(!case.near_is_source);
     }
     conntrack::store(case.packet.flow.key, entry);
-    0
 }
 
 /// An ICMP error is allowed iff the original direction of the flow that it is about is; it changes neither that flow's

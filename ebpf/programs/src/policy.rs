@@ -47,10 +47,15 @@ pub fn judge(run: Run, subject: u32, peer: u32, what: What) -> VerdictWord {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_judge(word: u64, subject: u32, peer: u32, what: u32) -> u64 {
-    let (run, what) = (Run { word }, What(what));
+    judge_here(Run { word }, subject, peer, What(what)).0
+}
+
+/// As [`judge`], without the call: for the one place where it is felt.
+#[inline(always)]
+pub fn judge_here(run: Run, subject: u32, peer: u32, what: What) -> VerdictWord {
     let epoch = run.epoch();
-    let allow = |rule| VerdictWord::new(epoch, rule, flow_verdict::ALLOW).0;
-    let deny = |rule| VerdictWord::new(epoch, rule, flow_verdict::DENY).0;
+    let allow = |rule| VerdictWord::new(epoch, rule, flow_verdict::ALLOW);
+    let deny = |rule| VerdictWord::new(epoch, rule, flow_verdict::DENY);
 
     let Some(info) = tables::subject(run.side(), subject) else { return allow(RULE_NONE) };
     let (deny_classes, allow_classes, default_deny) = of_direction(info, what.direction());

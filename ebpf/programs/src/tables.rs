@@ -95,7 +95,13 @@ pub fn identity_of(side: u32, address: &Address) -> u32 {
 /// Not inlined: it is needed only to judge, and at several places.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn weir_identity_of(side: u32, high: u64, low: u64) -> u32 {
+extern "C" fn weir_identity_of(side: u32, high: u64, low: u64) -> u32 {
+    identity_here(side, high, low)
+}
+
+/// As [`identity_of`], without the call: for the one place where it is felt.
+#[inline(always)]
+pub fn identity_here(side: u32, high: u64, low: u64) -> u32 {
     let Some(lines) = IPCACHE.get(side) else { return identity::WORLD };
     match in_tree(lines, high, low) {
         identity::UNKNOWN => identity::WORLD,
