@@ -81,6 +81,8 @@ fn pair(one: &str, other: &str) -> Result<u32, BenchError> {
         shell(&format!("ip link set {device} up"))?;
         shell(&format!("ethtool -K {device} gro on"))?;
     }
+    // Where the frames go to: what is for another station dies before any rule.
+    shell(&format!("ip link set {other} address 02:00:00:00:00:01"))?;
     let path = format!("/sys/class/net/{one}/ifindex");
     match fs::read_to_string(&path) {
         Ok(text) => text.trim().parse().doing(path),
