@@ -78,10 +78,10 @@ impl Finder<'_> {
         let pinned = Map::pinned(&self.pins.table(name))?;
         let kernel_name = kernel_name(name);
         let mut found = None;
-        for at in 0..self.used.len() {
-            if self.used[at].name() != kernel_name {
-                continue;
-            }
+        // While conntrack moves, programs use two tables of one name: the pinned one is the newer.
+        let mut used: Vec<usize> = (0..self.used.len()).filter(|&at| self.used[at].name() == kernel_name).collect();
+        used.sort_by_key(|&at| pinned.as_ref().is_none_or(|map| map.id() != self.used[at].id()));
+        for at in used {
             let id = self.used[at].id();
             if let Some(table) = open(Map::by_id(id)?)? {
                 self.pinned &= pinned.as_ref().is_some_and(|map| map.id() == id);

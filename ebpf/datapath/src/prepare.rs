@@ -16,7 +16,7 @@ use crate::{
     mapped::Mapped,
     maps::Map,
     prefix_tree::lines_estimate,
-    programs::{Globals, Programs},
+    programs::{FORMER, Globals, Programs},
     sided::{MappedTable, Sided},
     sys::{self, Batch, Plain},
 };
@@ -58,12 +58,39 @@ impl Kernel {
         changed |= self.live()?.complete(&need).map_err(making)?;
         self.grow_hashes(&need)?;
         let (grown, former) = self.grow_arrays(&need)?;
-        if changed || grown {
+        if !former.is_empty() {
+            self.move_conntrack(&former)?;
+        } else if changed || grown {
             self.reload()?;
-            // What traffic wrote to the former tables while the programs were swapped.
-            for (from, to) in former {
-                copy_conntrack(&from, &to).map_err(making)?;
-            }
+        }
+        Ok(())
+    }
+
+    /// Conntrack has new tables: at first the programs take each flow over that they miss; when all have come, they
+    /// forget the former tables.
+    fn move_conntrack(&mut self, former: &[Former]) -> Result<()> {
+        self.pins.make()?;
+        for (name, current) in FORMER {
+            let path = self.pins.table(name);
+            let map = former.iter().find(|former| former.name == current).map(|former| &former.from);
+            // Of the other table, which stays, former and new are one.
+            let map = match map {
+                Some(map) => Map::by_id(map.id()),
+                None => Map::by_id(
+                    self.live()?.maps().iter().find(|(name, _)| *name == current).map_or(0, |(_, map)| map.id()),
+                ),
+            };
+            let map = map.map_err(|cause| failed("holding", current, cause))?;
+            sys::pin_replace(map.as_fd(), &path).map_err(|cause| failed("pinning", path.display(), cause))?;
+        }
+        self.load(true)?;
+        for Former { name, from, to } in former {
+            copy_conntrack(from, to).map_err(|cause| failed("moving", name, cause))?;
+        }
+        self.load(false)?;
+        for (name, _) in FORMER {
+            let path = self.pins.table(name);
+            std::fs::remove_file(&path).map_err(|cause| failed("unpinning", path.display(), cause))?;
         }
         Ok(())
     }
@@ -104,7 +131,7 @@ impl Kernel {
 
     /// Arrays and the tables of traffic are made anew in their new size. Whether any was; and conntrack's former and
     /// new tables.
-    fn grow_arrays(&mut self, need: &Need) -> Result<(bool, Vec<(Map, Map)>)> {
+    fn grow_arrays(&mut self, need: &Need) -> Result<(bool, Vec<Former>)> {
         let live = self.live()?;
         let mut grown = false;
         let larger = |cause| failed("making larger", "a table", cause);
@@ -127,13 +154,10 @@ impl Kernel {
             (&mut live.conntrack_other, "CONNTRACK_OTHER", need.capacity.conntrack_other),
         ] {
             let Some(old) = place.as_ref().filter(|map| map.entries() != entries) else { continue };
+            let from = Map::by_id(old.id()).map_err(larger)?;
             let new = single(name, entries).map_err(larger)?;
-            copy_conntrack(old, &new).map_err(larger)?;
-            if let Some(old) = place.replace(new)
-                && let Some(new) = place
-            {
-                former.push((old, Map::by_id(new.id()).map_err(larger)?));
-            }
+            former.push(Former { name, from, to: Map::by_id(new.id()).map_err(larger)? });
+            *place = Some(new);
             grown = true;
         }
         if live.fragments.as_ref().is_some_and(|map| map.entries() != need.capacity.fragments) {
@@ -145,13 +169,17 @@ impl Kernel {
 
     /// Pins the tables, loads the programs against them, and puts these in the place of those that run.
     pub(crate) fn reload(&mut self) -> Result<()> {
+        self.load(false)
+    }
+
+    fn load(&mut self, former: bool) -> Result<()> {
         self.pins.make()?;
         let pins = self.pins.clone();
         pins.sweep().map_err(|cause| failed("clearing", pins.root().display(), cause))?;
         let trace = self.options.trace;
         let live = self.live()?;
         live.pin(&pins)?;
-        let globals = Globals { rules: live.rules(), hz: jiffies_per_second()?, trace };
+        let globals = Globals { rules: live.rules(), hz: jiffies_per_second()?, trace, former };
         let mut programs = Programs::load(|name| pins.table(name), &table_names(), globals)?;
         programs.pin(&pins, trace).map_err(|cause| failed("pinning", "the programs", cause))?;
         self.programs = Some(programs);
@@ -179,6 +207,13 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// One of conntrack's tables, before and after.
+struct Former {
+    name: &'static str,
+    from: Map,
+    to: Map,
 }
 
 /// Whether a program, by id, uses a map, by id.
@@ -221,7 +256,7 @@ fn insert_all<K: Plain, V: Plain>(map: &Map, content: &[(K, V)]) -> std::io::Res
     keys.iter().zip(&values).try_for_each(|(key, value)| sys::update(map.as_fd(), key, sys::bytes_of(value)))
 }
 
-/// Entries that the new table does not have yet.
+/// Entries that the new table does not have yet: traffic has the newer ones.
 fn copy_conntrack(from: &Map, to: &Map) -> std::io::Result<()> {
     let mut content = hash::read::<ConntrackKey, ConntrackEntry>(from)?;
     let there: std::collections::HashSet<ConntrackKey> =

@@ -46,7 +46,12 @@ pub struct Globals {
     pub hz: u32,
     /// Whether every run writes the trace cell.
     pub trace: bool,
+    /// Whether conntrack is on its way from tables of another size, which are pinned under the names of [`FORMER`].
+    pub former: bool,
 }
+
+/// What the programs call the tables that conntrack was before, and what it is.
+pub const FORMER: [(&str, &str); 2] = [("FORMER_TCP", "CONNTRACK_TCP"), ("FORMER_OTHER", "CONNTRACK_OTHER")];
 
 /// All programs of one load.
 #[derive(Debug)]
@@ -65,12 +70,17 @@ impl Programs {
             cause: cause.to_string(),
         };
         let (rules, hz, trace) = (globals.rules, globals.hz, u32::from(globals.trace));
+        let from_former = u32::from(globals.former);
         let mut loader = EbpfLoader::new();
         // No program relocates against the kernel's own types: its BTF need not be read.
         loader.btf(None);
         for name in names {
             loader.map_pin_path(name, table(name));
         }
+        for (former, current) in FORMER {
+            loader.map_pin_path(former, table(if globals.former { former } else { current }));
+        }
+        loader.override_global("FORMER", &from_former, true);
         loader.override_global("RULES", &rules, true);
         loader.override_global("HZ", &hz, true);
         loader.override_global("TRACING", &trace, true);

@@ -168,7 +168,7 @@ impl CheckInstance {
             .try_for_each(|(name, map)| sys::pin_replace(map.as_fd(), &directory.join(name)))
             .map_err(making)
             .and_then(|()| {
-                let globals = Globals { rules, hz: jiffies_per_second()?, trace: true };
+                let globals = Globals { rules, hz: jiffies_per_second()?, trace: true, former: false };
                 Programs::load(place, &table_names(), globals)
             });
         remove_tree(&directory).map_err(making)?;

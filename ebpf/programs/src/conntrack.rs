@@ -1,12 +1,13 @@
 //! One entry per flow: what each end was judged to be, and how long the flow lives.
 use core::{arch::asm, mem::MaybeUninit};
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use weir_abi::{ConntrackEntry, ConntrackKey, Settings, VerdictWord, ct_flags};
 
 use crate::{
     case::Case,
     flow::TCP,
-    maps::{CONNTRACK_OTHER, CONNTRACK_TCP, Lru},
+    maps::{CONNTRACK_OTHER, CONNTRACK_TCP, FORMER, FORMER_OTHER, FORMER_TCP, Lru},
     parse::{TCP_FIN, TCP_RST, TCP_SYN},
     run::jiffies,
     words,
@@ -27,10 +28,42 @@ fn table(protocol: u8) -> &'static Lru<ConntrackKey, ConntrackEntry> {
 /// The entry of a flow, unless it has expired.
 #[inline(always)]
 pub fn find(key: &ConntrackKey, now: u64) -> Option<Entry> {
-    // Two calls: the verifier inlines a lookup only where it knows the map.
-    let found = if key.protocol == TCP { CONNTRACK_TCP.get_ptr_mut(key) } else { CONNTRACK_OTHER.get_ptr_mut(key) };
+    let mut found = look_up(key);
+    if found.is_none() && FORMER.load() == 1 && weir_take_over(key) != 0 {
+        found = look_up(key);
+    }
     let entry = Entry(found?);
     (now < entry.expires()).then_some(entry)
+}
+
+#[inline(always)]
+fn look_up(key: &ConntrackKey) -> Option<*mut ConntrackEntry> {
+    // Two calls: the verifier inlines a lookup only where it knows the map.
+    if key.protocol == TCP { CONNTRACK_TCP.get_ptr_mut(key) } else { CONNTRACK_OTHER.get_ptr_mut(key) }
+}
+
+/// Takes a flow over from the table that conntrack was before. 1: it is there now, whoever brought it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weir_take_over(key: *const ConntrackKey) -> u32 {
+    // SAFETY: the caller's reference; the verifier asks for the comparison with null.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    // On the stack, as in `store`.
+    let mut own = ConntrackKey::default();
+    words::copy(key, &mut own);
+    let former = if own.protocol == TCP { FORMER_TCP.get_ptr(&own) } else { FORMER_OTHER.get_ptr(&own) };
+    let Some(former) = former else { return 0 };
+    let mut entry = MaybeUninit::<ConntrackEntry>::uninit();
+    // SAFETY: zero is a value of every field, and the pointer came from a lookup that succeeded.
+    let entry = unsafe {
+        words::zero(entry.as_mut_ptr());
+        let entry = entry.assume_init_mut();
+        words::copy(&*former, entry);
+        entry
+    };
+    // Another CPU may have been first, and its entry may be newer.
+    let _ = table(own.protocol).insert(&own, &*entry, BPF_NOEXIST as u64);
+    1
 }
 
 /// Makes the entry, or makes it anew. That it fails means that the table has no entry to give, and only costs a

@@ -57,6 +57,11 @@ pub static RUNTIME: Mapped<Runtime> = Mapped::new();
 pub static CONNTRACK_TCP: Lru<ConntrackKey, ConntrackEntry> = Lru::new();
 #[btf_map]
 pub static CONNTRACK_OTHER: Lru<ConntrackKey, ConntrackEntry> = Lru::new();
+/// Conntrack as it was before it was given another size, while [`FORMER`] is 1; else the same tables once more.
+#[btf_map]
+pub static FORMER_TCP: Lru<ConntrackKey, ConntrackEntry> = Lru::new();
+#[btf_map]
+pub static FORMER_OTHER: Lru<ConntrackKey, ConntrackEntry> = Lru::new();
 #[btf_map]
 pub static FRAGMENTS: Lru<FragmentKey, FragmentPorts> = Lru::new();
 #[btf_map]
@@ -77,7 +82,7 @@ pub static SCRATCH: PerCpuArray<Case, 1> = PerCpuArray::new();
 #[btf_map]
 pub static KNOWN_INTERFACES: PerCpuArray<KnownInterface, KNOWN_INTERFACE_SLOTS> = PerCpuArray::new();
 
-// The loader sets all three. What they are here never equals another constant of the programs: the compiler would keep
+// The loader sets all four. What they are here never equals another constant of the programs: the compiler would keep
 // the two in one place, and what the loader writes would change both.
 
 /// Rules that `RULE_COUNTERS` has room for on each CPU: its `max_entries` divided by the number of possible CPUs.
@@ -89,3 +94,6 @@ pub static HZ: Global<u32> = Global::new(0x5745_0002);
 /// 1 in the instance for test runs: every run writes the per-CPU `TRACE` cell. With 0 the verifier removes that code.
 #[unsafe(no_mangle)]
 pub static TRACING: Global<u32> = Global::new(0x5745_0003);
+/// 1 while conntrack moves to tables of another size: what is not in the new ones is looked for in the former.
+#[unsafe(no_mangle)]
+pub static FORMER: Global<u32> = Global::new(0x5745_0004);

@@ -41,11 +41,13 @@ pub struct Size {
     pub conntrack: u32,
     pub fragments: u32,
     pub tracing: bool,
+    /// Conntrack is on its way from tables of another size.
+    pub former: bool,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { conntrack: 4096, fragments: 256, tracing: true }
+        Self { conntrack: 4096, fragments: 256, tracing: true, former: false }
     }
 }
 
@@ -180,13 +182,23 @@ impl Instance {
             pin(table.name, &map);
             traffic.insert(table.name, map);
         }
+        for (former, current) in [("FORMER_TCP", "CONNTRACK_TCP"), ("FORMER_OTHER", "CONNTRACK_OTHER")] {
+            if !size.former {
+                pin(former, &traffic[current]);
+                continue;
+            }
+            let table = runtime_tables().iter().find(|table| table.name == current).expect("a table of the list");
+            let map = map_create(former, &spec(table, size.conntrack), None).expect("making a map");
+            pin(former, &map);
+            traffic.insert(former, map);
+        }
         let mut runtime = Mapping::<Runtime>::new(traffic["RUNTIME"].as_fd(), 1).expect("mapping");
         let counters = Mapping::new(traffic[RULE_COUNTERS].as_fd(), RULES * cpus()).expect("mapping");
         // Far from the start of jiffies, and so that the first commit goes to side A.
         let first = Generation { side: Side::B, epoch: 1 };
         runtime.write(0, Runtime { generation: first.pack(), clock_offset: 1 << 32 });
         let hz = hz();
-        let (hz32, tracing) = (hz as u32, u32::from(size.tracing));
+        let (hz32, tracing, from_former) = (hz as u32, u32::from(size.tracing), u32::from(size.former));
         let mut loader = EbpfLoader::new();
         for (name, path) in &pins {
             loader.map_pin_path(name, path.clone());
@@ -194,7 +206,8 @@ impl Instance {
         loader
             .override_global("RULES", &RULES, true)
             .override_global("HZ", &hz32, true)
-            .override_global("TRACING", &tracing, true);
+            .override_global("TRACING", &tracing, true)
+            .override_global("FORMER", &from_former, true);
         let mut ebpf = loader.load(super::object()).expect("the object");
         let events = RingBuf::try_from(ebpf.take_map("EVENTS").expect("EVENTS")).expect("a ring buffer");
         Self { ebpf, events, runtime, counters, ifindexes, hz, inner, traffic, sizes, namespace }
@@ -216,6 +229,18 @@ impl Instance {
             self.counters.write(slot, Counter::default());
         }
         while self.events.next().is_some() {}
+    }
+
+    /// All flows move to the former tables.
+    pub fn move_to_former(&mut self) {
+        for (former, current) in [("FORMER_TCP", "CONNTRACK_TCP"), ("FORMER_OTHER", "CONNTRACK_OTHER")] {
+            let content = Batch::of(&self.traffic[current]).dump::<ConntrackKey, ConntrackEntry>().expect("dumping");
+            let (keys, values): (Vec<_>, Vec<_>) = content.into_iter().unzip();
+            if !keys.is_empty() {
+                Batch::of(&self.traffic[former]).update(&keys, &values).1.expect("filling");
+                Batch::of(&self.traffic[current]).delete(&keys).1.expect("clearing");
+            }
+        }
     }
 
     pub fn generation(&self) -> Generation {

@@ -233,6 +233,11 @@ impl Lab {
         after - before
     }
 
+    /// Conntrack has been given another size: its entries are in the former tables, the new ones empty.
+    pub fn resize_conntrack(&self) {
+        self.instance.borrow_mut().move_to_former();
+    }
+
     /// The counters of every reason in both directions, and of lost events, by slot; summed over the CPUs.
     pub fn metrics(&self) -> BTreeMap<u32, Counter> {
         let instance = self.instance.borrow();

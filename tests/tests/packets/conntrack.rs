@@ -243,6 +243,21 @@ both_families! {
         }
     }
 
+    /// Their replies pass, which no rule allows, before user space has copied a single one.
+    fn flows_go_on_while_conntrack_moves_to_a_table_of_another_size(family) {
+        let lab = Lab::with(&clients(), Size { former: true, ..Size::default() });
+        let (client, server) = (at(family.web(), 1234), at(family.stranger(), 80));
+        lab.passes(Hook::FromWeb, &frame::tcp(client, server, SYN));
+        let before = lab.only_entry(true);
+        lab.resize_conntrack();
+        assert!(lab.conntrack(true).is_empty());
+        lab.passes(Hook::ToWeb, &frame::tcp(server, client, SYN | ACK));
+        assert_eq!(lab.only_entry(true).egress, before.egress);
+        assert_ne!(lab.only_entry(true).flags & ct_flags::SEEN_REPLY, 0);
+        // What was never there is as new as ever.
+        lab.drops(Hook::ToWeb, &frame::tcp(at(family.stranger(), 81), client, ACK), Reason::PolicyDefaultDeny);
+    }
+
     /// The host firewall: only what goes to or comes from an address of the host.
     fn host_policy_on_network_devices(family) {
         let mut world = World::new();
