@@ -1,45 +1,33 @@
-//! "Something may have changed": inotify on directories.
+//! "Something may have changed": watches on directories.
 //!
-//! Raw inotify, because what is asked for must leave out opening and reading: with those (the `notify` crate asks for
-//! them, and has no way not to), every look of ours would itself be a reason to look again, and would fill the queue.
+//! Only whether, never what: an event is a reason to look at everything again. Opening and reading are none, or every
+//! look of ours would be a reason for the next.
 use std::{
-    collections::{BTreeMap, HashMap},
-    os::fd::AsFd,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
 };
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        eventfd::{EfdFlags, EventFd},
-        inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor},
-    },
+use notify::{
+    Config, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode, ModifyKind},
 };
 
 use crate::walk::Interest;
 
-/// Everything that can change what a directory delivers, and nothing that a reader does.
-const CHANGES: AddWatchFlags = AddWatchFlags::IN_MODIFY
-    .union(AddWatchFlags::IN_CLOSE_WRITE)
-    .union(AddWatchFlags::IN_ATTRIB)
-    .union(AddWatchFlags::IN_CREATE)
-    .union(AddWatchFlags::IN_DELETE)
-    .union(AddWatchFlags::IN_MOVE)
-    .union(AddWatchFlags::IN_DELETE_SELF)
-    .union(AddWatchFlags::IN_MOVE_SELF)
-    .union(AddWatchFlags::IN_ONLYDIR);
-
 #[derive(Debug)]
 pub(crate) struct Hints {
-    inotify: Inotify,
-    wake: Arc<EventFd>,
-    watches: BTreeMap<PathBuf, WatchDescriptor>,
-    /// By raw descriptor.
-    interests: HashMap<i32, Interest>,
+    watcher: RecommendedWatcher,
+    shared: Arc<Shared>,
+    watches: BTreeMap<PathBuf, Identity>,
 }
+
+/// Ends a wait.
+#[derive(Clone, Debug)]
+pub(crate) struct Waker(Arc<Shared>);
 
 /// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,103 +39,184 @@ pub(crate) enum Hint {
     Timeout,
 }
 
-impl Hints {
-    pub fn new() -> Result<Self, Errno> {
-        Ok(Self {
-            inotify: Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?,
-            wake: Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?),
-            watches: BTreeMap::new(),
-            interests: HashMap::new(),
-        })
+/// A directory, whatever its name: another one may stand there under the same inode number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    born: Option<SystemTime>,
+}
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino(), born: metadata.created().ok() })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    woken: Condvar,
+}
+
+/// No queue: however many events there were, there is one thing to do.
+#[derive(Debug, Default)]
+struct State {
+    look: bool,
+    asked: bool,
+    interests: HashMap<PathBuf, Interest>,
+    /// Watched directories that went or were renamed since the last look.
+    gone: BTreeSet<PathBuf>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writing to it ends a wait.
-    pub fn waker(&self) -> Arc<EventFd> {
-        self.wake.clone()
+    fn take(&self, event: notify::Result<Event>) {
+        let mut state = self.state();
+        // An error of the watch itself: what it would have said is unknown.
+        if event.is_ok_and(|event| !state.matters(&event)) {
+            return;
+        }
+        state.look = true;
+        self.woken.notify_all();
+    }
+}
+
+impl State {
+    fn matters(&mut self, event: &Event) -> bool {
+        match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
+            EventKind::Access(_) => return false,
+            _ => {}
+        }
+        // An overflow.
+        if event.need_rescan() || event.paths.is_empty() {
+            return true;
+        }
+        if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
+            self.gone.extend(event.paths.iter().filter(|path| self.interests.contains_key(*path)).cloned());
+        }
+        event.paths.iter().any(|path| self.is_of_interest(path))
     }
 
-    /// Watches exactly these directories. Says whether one was added that was not watched before: what happened in it
-    /// until now was not seen. A directory that is gone is no error, the next look finds out.
-    pub fn watch(&mut self, directories: &BTreeMap<PathBuf, Interest>) -> Result<bool, Errno> {
-        let mut new = false;
-        let mut watches = BTreeMap::new();
-        let mut interests: HashMap<i32, Interest> = HashMap::new();
-        for (directory, interest) in directories {
-            // Idempotent: the same inode gives the same descriptor, another one under the same name a new one.
-            match self.inotify.add_watch(directory, CHANGES) {
-                Ok(watch) => {
-                    new |= self.watches.get(directory) != Some(&watch);
-                    // Two names of one directory share its descriptor.
-                    let merged = match (interests.remove(&watch.as_raw()), interest) {
-                        (Some(Interest::Names(a)), Interest::Names(b)) => Interest::Names(&a | b),
-                        (Some(Interest::All), _) => Interest::All,
-                        (_, interest) => interest.clone(),
-                    };
-                    interests.insert(watch.as_raw(), merged);
-                    watches.insert(directory.clone(), watch);
-                }
-                Err(Errno::ENOENT | Errno::ENOTDIR) => new = true,
-                // The directory above the root may be closed to us; the periodic look remains.
-                Err(Errno::EACCES) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        for watch in self.watches.values().filter(|watch| !interests.contains_key(&watch.as_raw())) {
-            // EINVAL: the kernel removed it together with its directory.
-            let _ = self.inotify.rm_watch(*watch);
-        }
-        self.watches = watches;
-        self.interests = interests;
-        Ok(new)
-    }
-
-    pub fn wait(&self, timeout: Duration) -> Hint {
-        let deadline = Instant::now() + timeout.min(Duration::from_secs(3600));
-        loop {
-            // A millisecond more rather than less, so that a wait never ends before its time.
-            let left = deadline.saturating_duration_since(Instant::now()).saturating_add(Duration::from_micros(999));
-            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let mut ready = [self.inotify.as_fd(), self.wake.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            match poll(&mut ready, left) {
-                Ok(0) => return Hint::Timeout,
-                Err(Errno::EINTR) => {}
-                Err(_) => return Hint::Timeout,
-                Ok(_) if ready[1].any() == Some(true) => {
-                    let _ = self.wake.read();
-                    return Hint::Asked;
-                }
-                Ok(_) if self.drain() => return Hint::Look,
-                Ok(_) => {}
-            }
-        }
-    }
-
-    /// Empties the queue. Says whether an event was among it that matters; what it says does not.
-    pub fn drain(&self) -> bool {
-        let mut matters = false;
-        while let Ok(events) = self.inotify.read_events() {
-            matters |= events.iter().any(|event| self.matters(event));
-        }
-        matters
-    }
-
-    fn matters(&self, event: &InotifyEvent) -> bool {
-        if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-            // The answer to a removed watch, ours or that of a directory that said so before.
-            return false;
-        }
-        match (self.interests.get(&event.wd.as_raw()), &event.name) {
-            (Some(Interest::Names(names)), Some(name)) => names.contains(name),
-            // Of the directory itself; of everything below it; or an overflow, which is of no directory.
+    fn is_of_interest(&self, path: &Path) -> bool {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return true };
+        match self.interests.get(parent) {
+            Some(Interest::Names(names)) => names.contains(name) || self.interests.contains_key(path),
             _ => true,
         }
     }
 }
 
+impl Waker {
+    pub fn wake(&self) {
+        self.0.state().asked = true;
+        self.0.woken.notify_all();
+    }
+}
+
+impl Hints {
+    pub fn new() -> notify::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let events = shared.clone();
+        let watcher = RecommendedWatcher::new(move |event| events.take(event), Config::default())?;
+        Ok(Self { watcher, shared, watches: BTreeMap::new() })
+    }
+
+    pub fn waker(&self) -> Waker {
+        Waker(self.shared.clone())
+    }
+
+    /// Watches exactly these directories. Says whether one was added that was not watched before: what happened in it
+    /// until now was not seen. A directory that is gone is no error, the next look finds out.
+    pub fn watch(&mut self, directories: &BTreeMap<PathBuf, Interest>) -> notify::Result<bool> {
+        let mut new = false;
+        let mut watches = BTreeMap::new();
+        let gone = std::mem::take(&mut self.shared.state().gone);
+        for directory in directories.keys() {
+            let before = Identity::of(directory).ok();
+            // Idempotent, and a directory that was made anew under the same name is watched anew.
+            match self.watcher.watch(directory, RecursiveMode::NonRecursive) {
+                Ok(()) => {}
+                Err(error) if is_absent(&error) => {
+                    new = true;
+                    continue;
+                }
+                // The directory above the root may be closed to us; the periodic look remains.
+                Err(error) if is_closed(&error) => continue,
+                Err(error) => return Err(error),
+            }
+            let Some(identity) = Identity::of(directory).ok().filter(|now| Some(*now) == before) else {
+                new = true;
+                continue;
+            };
+            new |= self.watches.get(directory) != Some(&identity) || gone.contains(directory);
+            watches.insert(directory.clone(), identity);
+        }
+        for directory in self.watches.keys().filter(|directory| !directories.contains_key(*directory)) {
+            // It may have gone by itself.
+            let _ = self.watcher.unwatch(directory);
+        }
+        self.shared.state().interests = interests(directories, &watches);
+        self.watches = watches;
+        Ok(new)
+    }
+
+    pub fn wait(&self, timeout: Duration) -> Hint {
+        let state = self.shared.state();
+        let waiting = self.shared.woken.wait_timeout_while(state, timeout, |state| !state.look && !state.asked);
+        let (mut state, _) = waiting.unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut state.asked) {
+            Hint::Asked
+        } else if std::mem::take(&mut state.look) {
+            Hint::Look
+        } else {
+            Hint::Timeout
+        }
+    }
+
+    /// Forgets what was hinted at so far.
+    pub fn drain(&self) {
+        self.shared.state().look = false;
+    }
+}
+
+/// Events come under one of a directory's names: each name stands for the interests of all.
+fn interests(
+    directories: &BTreeMap<PathBuf, Interest>,
+    watches: &BTreeMap<PathBuf, Identity>,
+) -> HashMap<PathBuf, Interest> {
+    let mut merged: HashMap<&Identity, Interest> = HashMap::new();
+    for (path, identity) in watches {
+        let Some(interest) = directories.get(path) else { continue };
+        let interest = match (merged.remove(identity), interest) {
+            (Some(Interest::Names(one)), Interest::Names(other)) => Interest::Names(&one | other),
+            (Some(_), _) => Interest::All,
+            (None, only) => only.clone(),
+        };
+        merged.insert(identity, interest);
+    }
+    watches.iter().filter_map(|(path, identity)| Some((path.clone(), merged.get(identity)?.clone()))).collect()
+}
+
+fn is_absent(error: &notify::Error) -> bool {
+    match &error.kind {
+        ErrorKind::PathNotFound | ErrorKind::WatchNotFound => true,
+        ErrorKind::Io(cause) => matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        _ => false,
+    }
+}
+
+fn is_closed(error: &notify::Error) -> bool {
+    matches!(&error.kind, ErrorKind::Io(cause) if cause.kind() == io::ErrorKind::PermissionDenied)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, fs};
-
     use super::*;
 
     #[test]

@@ -7,12 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::eventfd::EventFd;
 use tokio::sync::watch;
 
 use crate::{
     DirSource, Revision, SourceError,
-    hints::{Hint, Hints},
+    hints::{Hint, Hints, Waker},
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +49,7 @@ pub type Outcome = Result<Arc<Revision>, Arc<SourceError>>;
 #[derive(Debug)]
 pub struct Watch {
     outcomes: watch::Receiver<Option<Outcome>>,
-    wake: Arc<EventFd>,
+    waker: Waker,
     asked: Arc<Asked>,
 }
 
@@ -65,10 +64,10 @@ impl Watch {
     pub fn start(source: DirSource, options: WatchOptions) -> Result<Self, SourceError> {
         let path = || source.roots().next().map(Into::into).unwrap_or_default();
         let failed = |cause: std::io::Error| SourceError::Unreadable { path: path(), cause };
-        let hints = Hints::new().map_err(|errno| failed(errno.into()))?;
+        let hints = Hints::new().map_err(|error| failed(std::io::Error::other(error)))?;
         let (sender, outcomes) = watch::channel(None);
         let asked = Arc::new(Asked::default());
-        let watch = Self { outcomes, wake: hints.waker(), asked: asked.clone() };
+        let watch = Self { outcomes, waker: hints.waker(), asked: asked.clone() };
         let name = "weir-source".to_owned();
         let roots = path();
         let follower = Follower { source, options, hints, sender, asked };
@@ -101,19 +100,14 @@ impl Watch {
     /// Asks for a look now; with `reread`, one that trusts no stamp. An outcome follows only if it is another one.
     pub fn look(&self, reread: bool) {
         self.asked.reread.fetch_or(reread, Ordering::Relaxed);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        // Fails only when the counter is full, and then it is readable anyway.
-        let _ = self.wake.write(1);
+        self.waker.wake();
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.asked.stop.store(true, Ordering::Relaxed);
-        self.wake();
+        self.waker.wake();
     }
 }
 
@@ -159,8 +153,8 @@ impl Follower {
             match &outcome {
                 Ok(scan) => match self.hints.watch(&scan.watched) {
                     Ok(new) => unseen = new,
-                    Err(errno) => {
-                        tracing::warn!(%errno, "cannot watch every directory; looking again every {:?}", self.options.retry);
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot watch every directory; looking again every {:?}", self.options.retry);
                         watched = false;
                     }
                 },
