@@ -264,8 +264,9 @@ extern "C" fn weir_new_flow(case: *mut Case, track: u32) -> u64 {
     let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
     let flow = &case.packet.flow;
     let (high, low) = if case.near_is_source { flow.destination() } else { flow.source() }.halves();
-    let peer = tables::identity_here(case.run.side(), high, low);
-    case.peer = peer;
+    case.peer = tables::identity_here(case.run.side(), high, low);
+    let case = case.settled();
+    let peer = case.peer;
     let near = policy::judge_here(case.run, case.near.identity, peer, what_of(case, false, case.near_is_source));
     if near.verdict() == flow_verdict::DENY {
         return near.0;
