@@ -34,6 +34,7 @@ mod test_run;
 mod uninstall;
 mod wiring;
 
+pub use clock::jiffies_per_second;
 pub use conntrack::Conntrack;
 pub use counters::{Metrics, RuleCounters};
 pub use doctor::Machine;

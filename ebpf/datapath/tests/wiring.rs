@@ -179,19 +179,24 @@ fn every_kind_of_drift_shows_and_is_mended() {
 
 #[test]
 fn a_renamed_device_keeps_its_programs() {
-    node(|| {
-        pair("v0");
-        let mut kernel = open();
-        let mut wanted = endpoint(HookState::Tcx, "v0");
-        wanted.push((hook("v0", Hook::XdpIngress), HookState::Xdp(XdpAttach::Generic)));
-        wire(&mut kernel, &hooks(&wanted)).expect("wiring");
-        run("ip link set v0 down");
-        run("ip link set v0 name w0");
-        let mut wanted = endpoint(HookState::Tcx, "w0");
-        wanted.push((hook("w0", Hook::XdpIngress), HookState::Xdp(XdpAttach::Generic)));
-        wire(&mut kernel, &hooks(&wanted)).expect("wiring");
-        assert_eq!(observe(&mut kernel).wiring, hooks(&wanted));
-    });
+    for way in [HookState::Tcx, HookState::Clsact] {
+        node(|| {
+            pair("v0");
+            let mut kernel = open();
+            let all = |name: &str| {
+                let mut all = endpoint(way, name);
+                all.push((hook(name, Hook::XdpIngress), HookState::Xdp(XdpAttach::Generic)));
+                hooks(&all)
+            };
+            wire(&mut kernel, &all("v0")).expect("wiring");
+            run("ip link set v0 down");
+            run("ip link set v0 name w0");
+            wire(&mut kernel, &all("w0")).expect("wiring");
+            assert_eq!(observe(&mut kernel).wiring, all("w0"));
+            kernel.uninstall().expect("uninstalling");
+            assert!(!run("tc qdisc show").contains("clsact") && !run("ip -d link show w0").contains("xdp"));
+        });
+    }
 }
 
 #[test]
@@ -468,14 +473,19 @@ struct Traffic {
 
 #[test]
 fn tables_grow_and_programs_are_swapped_without_losing_a_packet() {
-    node(|| {
-        let _web = Netns::new("web");
-        let mut wiring = devices(&[(WEB, "web", &["10.1.0.1"])]);
-        wiring.hooks = hooks(&endpoint(HookState::Tcx, WEB)).hooks;
-        let mut kernel = open();
-        wire(&mut kernel, &wiring).expect("wiring");
-        run("ip addr add 10.0.0.1/32 dev lo");
-        let traffic = Traffic {
+    for way in [HookState::Tcx, HookState::Clsact] {
+        node(|| grow_under_traffic(way));
+    }
+}
+
+fn grow_under_traffic(way: HookState) {
+    let _web = Netns::new("web");
+    let mut wiring = devices(&[(WEB, "web", &["10.1.0.1"])]);
+    wiring.hooks = hooks(&endpoint(way, WEB)).hooks;
+    let mut kernel = open();
+    wire(&mut kernel, &wiring).expect("wiring");
+    run("ip addr add 10.0.0.1/32 dev lo");
+    let traffic = Traffic {
             receiver: UdpSocket::bind("10.0.0.1:9999").expect("a socket"),
             sender: Command::new("ip")
                 .args(["netns", "exec", "web", "bash", "-c"])
@@ -484,39 +494,38 @@ fn tables_grow_and_programs_are_swapped_without_losing_a_packet() {
                 .spawn()
                 .expect("a sender"),
         };
-        let Traffic { receiver, mut sender } = traffic;
-        receiver.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
-        let done = AtomicBool::new(false);
-        let (received, grown) = std::thread::scope(|scope| {
-            let counting = scope.spawn(|| {
-                let (mut numbers, mut buffer) = (Vec::new(), [0; 16]);
-                loop {
-                    match receiver.recv(&mut buffer) {
-                        Ok(length) => {
-                            let number = std::str::from_utf8(&buffer[..length]).expect("digits").parse::<u32>();
-                            numbers.push(number.expect("a number"));
-                        }
-                        Err(_) if done.load(Ordering::SeqCst) => return numbers,
-                        Err(_) => {}
+    let Traffic { receiver, mut sender } = traffic;
+    receiver.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+    let done = AtomicBool::new(false);
+    let (received, grown) = std::thread::scope(|scope| {
+        let counting = scope.spawn(|| {
+            let (mut numbers, mut buffer) = (Vec::new(), [0; 16]);
+            loop {
+                match receiver.recv(&mut buffer) {
+                    Ok(length) => {
+                        let number = std::str::from_utf8(&buffer[..length]).expect("digits").parse::<u32>();
+                        numbers.push(number.expect("a number"));
                     }
+                    Err(_) if done.load(Ordering::SeqCst) => return numbers,
+                    Err(_) => {}
                 }
-            });
-            let mut grown = 0;
-            let mut tables = Tables::default();
-            while sender.try_wait().expect("the sender").is_none() && grown < 6 {
-                let lines = 1000usize << grown;
-                tables.prefilter4 = (0..lines as u32)
-                    .map(|n| (weir_plan::Prefix4 { bits: n.wrapping_mul(0x9e37_79b1) | 0x8000_0000, length: 32 }, 1))
-                    .collect();
-                apply(&mut kernel, &tables);
-                grown += 1;
             }
-            sender.wait().expect("the sender");
-            done.store(true, Ordering::SeqCst);
-            (counting.join().expect("the receiver"), grown)
         });
-        assert!(grown >= 3, "only {grown} times grown under traffic");
-        assert_eq!(received, (0..4000).collect::<Vec<u32>>(), "every packet, in order");
-        assert!(kernel.attachments().expect("attachments").iter().all(|attachment| attachment.current));
+        let mut grown = 0;
+        let mut tables = Tables::default();
+        while sender.try_wait().expect("the sender").is_none() && grown < 6 {
+            let lines = 1000usize << grown;
+            tables.prefilter4 = (0..lines as u32)
+                .map(|n| (weir_plan::Prefix4 { bits: n.wrapping_mul(0x9e37_79b1) | 0x8000_0000, length: 32 }, 1))
+                .collect();
+            apply(&mut kernel, &tables);
+            grown += 1;
+        }
+        sender.wait().expect("the sender");
+        done.store(true, Ordering::SeqCst);
+        (counting.join().expect("the receiver"), grown)
     });
+    assert!(grown >= 3, "only {grown} times grown under traffic");
+    assert_eq!(received, (0..4000).collect::<Vec<u32>>(), "every packet, in order");
+    assert!(kernel.attachments().expect("attachments").iter().all(|attachment| attachment.current));
 }

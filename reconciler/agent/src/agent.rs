@@ -51,6 +51,8 @@ pub struct Agent<D, S> {
     catch_up_at: Option<Instant>,
     pending: bool,
     suspended: bool,
+    /// Suspended by somebody who wants to be left alone: drift is shown, and nothing is written.
+    hands_off: bool,
     drift: u64,
     healed: u64,
     verified_unix_ms: Option<u64>,
@@ -76,6 +78,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             catch_up_at: None,
             pending: false,
             suspended: false,
+            hands_off: false,
             drift: 0,
             healed: 0,
             verified_unix_ms: None,
@@ -188,7 +191,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
     }
 
     fn try_reconcile(&mut self, look: Look) -> Result<(), Error> {
-        self.suspended = self.engine.suspension()?.is_some();
+        self.look_for_suspension()?;
         match &self.wanted {
             Some(wanted) if !self.suspended => {
                 let wanted = wanted.clone();
@@ -199,11 +202,18 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         }
     }
 
-    /// Verifies, and unless suspended heals, what was applied last.
+    fn look_for_suspension(&mut self) -> Result<(), Error> {
+        let suspension = self.engine.suspension()?;
+        self.suspended = suspension.is_some();
+        self.hands_off = suspension.is_some_and(|suspension| !suspension.heals);
+        Ok(())
+    }
+
+    /// Verifies, and unless it is to keep its hands off heals, what was applied last.
     fn keep(&mut self, look: Look) -> Result<(), Error> {
         let Some(applied) = self.engine.applied()? else { return Ok(()) };
         let manifests = applied.manifests.clone();
-        if self.suspended {
+        if self.hands_off {
             let look = self.looks(look);
             let planned = self.engine.plan(&manifests, look)?;
             self.noticed(&planned, look);
@@ -302,7 +312,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
     /// What the given manifests would change. Looks at the kernel: drift is shown as it is now.
     pub fn plan(&mut self, manifests: &Manifests) -> Result<Planned, Error> {
         let planned = self.engine.plan(manifests, Look::Kernel)?;
-        if planned.plan.summary.drift > 0 && !self.suspended {
+        if planned.plan.summary.drift > 0 && !self.hands_off {
             // Seen is soon healed.
             self.verify_at = self.verify_at.min(Instant::now() + self.intervals.retry);
         }
@@ -310,17 +320,18 @@ impl<D: Inspect, S: Store> Agent<D, S> {
     }
 
     pub fn rollback(&mut self, sequence: Option<u64>, allow: Allow) -> Result<ApplyDocument, Error> {
-        let applied = self.engine.go_back(sequence, Look::Known, allow)?;
-        self.suspended = true;
+        // Nobody goes back in a hurry so great that drift of the side that is to go live may go live with it.
+        let applied = self.engine.go_back(sequence, Look::Kernel, allow)?;
+        self.look_for_suspension()?;
         self.failure = None;
         self.retry_at = None;
-        self.applied(&applied, Look::Known);
+        self.applied(&applied, Look::Kernel);
         Ok(applied.document())
     }
 
     pub fn suspend(&mut self, reason: &str, duration: Option<Duration>) -> Result<SuspendDocument, Error> {
         self.engine.suspend(reason, duration)?;
-        self.suspended = self.engine.suspension()?.is_some();
+        self.look_for_suspension()?;
         self.engine.suspend_document()
     }
 
@@ -334,13 +345,15 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         let mut status = self.engine.status()?;
         let failure = self.source_failure.clone().or_else(|| self.failure.clone());
         status.drift = self.drift;
-        let state = match (&status.suspended, &failure, self.drift, status.pending.is_empty()) {
-            (Some(_), ..) => "suspended",
-            (None, Some(_), ..) => "failing",
-            (None, None, 1.., _) => "drifted",
-            (None, None, 0, false) => "pending",
-            (None, None, 0, true) if status.commit.is_none() => "idle",
-            (None, None, 0, true) => "converged",
+        // One that ran out a moment ago holds until the source was followed again.
+        let suspended = status.suspended.is_some() || self.suspended;
+        let state = match (suspended, &failure, self.drift, status.pending.is_empty()) {
+            (true, ..) => "suspended",
+            (false, Some(_), ..) => "failing",
+            (false, None, 1.., _) => "drifted",
+            (false, None, 0, false) => "pending",
+            (false, None, 0, true) if status.commit.is_none() => "idle",
+            (false, None, 0, true) => "converged",
         };
         status.state = state.to_owned();
         status.agent = Some(AgentDocument {

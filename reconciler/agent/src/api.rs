@@ -11,7 +11,7 @@ use axum::{
 };
 use futures::stream;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use weir_plan::Store;
 use weir_source::DirSource;
 
@@ -25,6 +25,8 @@ pub(crate) struct Shared<D, S> {
     pub source: Arc<str>,
     /// Lines of JSON.
     pub drops: broadcast::Sender<Bytes>,
+    /// True once the agent stops: answers without an end come to theirs.
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl<D, S> Clone for Shared<D, S> {
@@ -34,6 +36,7 @@ impl<D, S> Clone for Shared<D, S> {
             roots: self.roots.clone(),
             source: self.source.clone(),
             drops: self.drops.clone(),
+            stopping: self.stopping.clone(),
         }
     }
 }
@@ -241,13 +244,17 @@ async fn trace<D: Inspect + 'static, S: Store + 'static>(
 }
 
 async fn monitor<D: Inspect + 'static, S: Store + 'static>(State(shared): State<Shared<D, S>>) -> Response {
-    let lines = stream::unfold(shared.drops.subscribe(), |mut drops| async {
-        let line = match drops.recv().await {
+    let lines = stream::unfold((shared.drops.subscribe(), shared.stopping), |(mut drops, mut stopping)| async {
+        let received = tokio::select! {
+            _ = stopping.wait_for(|stopping| *stopping) => return None,
+            received = drops.recv() => received,
+        };
+        let line = match received {
             Ok(line) => line,
             Err(broadcast::error::RecvError::Lagged(lost)) => line(&LostDocument { lost }),
             Err(broadcast::error::RecvError::Closed) => return None,
         };
-        Some((Ok::<_, io::Error>(line), drops))
+        Some((Ok::<_, io::Error>(line), (drops, stopping)))
     });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }

@@ -125,7 +125,7 @@ pub struct SuspensionDocument {
 
 impl From<&Suspension> for SuspensionDocument {
     fn from(suspension: &Suspension) -> Self {
-        let Suspension { since_unix_ms, until_unix_ms, reason } = suspension.clone();
+        let Suspension { since_unix_ms, until_unix_ms, reason, .. } = suspension.clone();
         Self { since_unix_ms, until_unix_ms, reason }
     }
 }

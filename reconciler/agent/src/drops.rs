@@ -81,7 +81,7 @@ impl Explainer {
             reason: Reason::from_code(event.reason).map_or_else(|| event.reason.to_string(), |r| r.name().to_owned()),
             direction: if event.direction == Direction::Ingress as u8 { "ingress" } else { "egress" }.to_owned(),
             hook: hook(event.hook).to_owned(),
-            interface: self.interfaces.get(&event.ifindex).cloned().unwrap_or_else(|| format!("#{}", event.ifindex)),
+            interface: self.interfaces.get(&event.ifindex).cloned().unwrap_or_else(|| name_now(event.ifindex)),
             endpoint,
             source,
             destination,
@@ -118,6 +118,12 @@ impl Explainer {
         let differs = |found: &Option<RuleDocument>| found != &whole;
         [source, destination].into_iter().map(|end| explained(Some(end))).find(differs).unwrap_or(whole.clone())
     }
+}
+
+/// A device that an apply has made is not among the facts that it began with.
+fn name_now(ifindex: u32) -> String {
+    let name = nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| format!("#{ifindex}"))
 }
 
 fn address(address: &Address) -> IpAddr {

@@ -7,8 +7,8 @@ use std::{path::PathBuf, sync::Arc};
 use weir_abi::Generation;
 use weir_compile::{Input, TraceFlow, Who};
 use weir_plan::{
-    Change, Commit, Datapath, Journal, Numbering, ObjectInfo, Observed, Operation, Phase, Plan, Provenance, Store,
-    Suspension, Tables, Wiring, WiringDelta,
+    Change, Commit, Datapath, InterfaceFacts, InterfaceName, Journal, Numbering, ObjectInfo, Observed, Operation,
+    Phase, Plan, Provenance, Store, Suspension, Tables, Wiring, WiringDelta,
 };
 use weir_schema::Options;
 
@@ -79,6 +79,8 @@ pub struct Engine<D, S> {
     memory: Option<Arc<Memory>>,
     /// What is live as far as this process wrote or read it; outer `None`: look.
     live: Option<Option<Observed>>,
+    /// The devices that `live` speaks of by name.
+    devices: Vec<InterfaceFacts>,
     /// No program can still run on the standby side.
     graced: bool,
 }
@@ -96,7 +98,7 @@ struct Memory {
 impl<D: Datapath, S: Store> Engine<D, S> {
     pub fn new(datapath: D, store: S, options: EngineOptions) -> Self {
         let parser = Parser::new(Options { ignore_foreign: options.ignore_foreign });
-        Self { datapath, store, options, parser, memory: None, live: None, graced: false }
+        Self { datapath, store, options, parser, memory: None, live: None, devices: Vec::new(), graced: false }
     }
 
     pub fn node(&self) -> &Arc<str> {
@@ -166,9 +168,10 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let applied = memory.applied.clone();
         timings.compile_us = watch.lap();
 
-        let looks = look == Look::Kernel || self.live.is_none();
+        let looks = look == Look::Kernel || !self.still_knows(&facts.interfaces);
         if looks {
             self.live = Some(self.datapath.observe()?);
+            self.devices = facts.interfaces.clone();
             timings.observe_us = watch.lap();
         }
         let live = self.live.clone().flatten();
@@ -188,6 +191,22 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         timings.plan_us = watch.lap();
         timings.live_us = watch.total();
         Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, numbering })
+    }
+
+    /// Whether what is known of the live tables still means the same devices. One that was made anew under its name has
+    /// another index: the kernel's tables do not know it, and its programs went with the former.
+    fn still_knows(&self, now: &[InterfaceFacts]) -> bool {
+        let Some(live) = &self.live else { return false };
+        let index = |devices: &[InterfaceFacts], name: &InterfaceName| {
+            let at = devices.binary_search_by(|device| device.name.cmp(name)).ok()?;
+            Some(devices[at].ifindex)
+        };
+        live.iter().all(|live| {
+            let tables = live.sides.iter().flat_map(|side| side.interfaces.iter()).map(|(name, _)| name);
+            let hooks = live.wiring.hooks.iter().map(|(key, _)| &key.interface);
+            let mut named = tables.chain(hooks).chain(live.wiring.devices.iter().map(|(name, _)| name));
+            named.all(|name| index(&self.devices, name) == index(now, name))
+        })
     }
 
     fn remember(&mut self) -> Result<Arc<Memory>, Error> {
@@ -288,14 +307,23 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         memory: &Memory,
         applied: &Snapshot,
     ) -> Result<Option<Arc<Tables>>, Error> {
-        let history = self.store.history(HISTORY_FOR_STANDBY)?;
-        let mut earlier =
-            history.into_iter().filter(|commit| commit.boot_id == head.boot_id && commit.epoch < head.epoch).peekable();
-        if earlier.peek().is_none() {
-            // The first flip since the kernel was empty.
-            return Ok(Some(Arc::default()));
+        // Newest first, as far back as epochs are of the same generation word.
+        let mut same_word = Vec::new();
+        for commit in self.store.history(HISTORY_FOR_STANDBY)? {
+            let cold = commit.cold;
+            same_word.push(commit);
+            if cold {
+                break;
+            }
         }
-        let Some(before) = earlier.find(|commit| commit.epoch + 1 == head.epoch) else { return Ok(None) };
+        let began = same_word.last().is_some_and(|oldest| oldest.cold);
+        let Some(before) = same_word.into_iter().find(|commit| commit.epoch < head.epoch) else {
+            // The first flip since the kernel was empty.
+            return Ok(began.then(Arc::default));
+        };
+        if before.epoch + 1 != head.epoch {
+            return Ok(None);
+        }
         if before.files == head.files && before.node == head.node {
             return Ok(Some(applied.compiled.tables.clone()));
         }
@@ -434,6 +462,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             digest: crate::hexadecimal(&plan.digest),
             duration_us: timings.live_us,
             restores,
+            cold: live.is_none(),
         };
         // A number is free once neither side can speak of it: the side that is standby now still speaks of the head.
         if flips {
@@ -592,8 +621,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         planned
     }
 
-    /// Goes back to `target`, as planned by [`Self::plan_rollback`], and stays there: reconciling is suspended until
-    /// somebody resumes it.
+    /// Goes back to `target`, as planned by [`Self::plan_rollback`], and stays there until somebody resumes: the source
+    /// is not followed, and what was applied is kept as it is.
     pub fn rollback(&mut self, target: &Commit, planned: Planned, allow: Allow) -> Result<Applied, Error> {
         if !planned.is_settled() {
             self.guard(&planned, allow)?;
@@ -601,7 +630,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let before = self.store.suspension()?;
         let reason = format!("rolled back to commit {}", target.sequence);
         // First, so that a crash in between cannot bring the bad revision back.
-        let suspension = Suspension { since_unix_ms: clock::unix_ms(), until_unix_ms: None, reason };
+        let suspension = Suspension { since_unix_ms: clock::unix_ms(), until_unix_ms: None, reason, heals: true };
         self.store.set_suspension(Some(&suspension))?;
         let applied = self.apply_restoring(planned, allow, Operation::Rollback, Some(target.sequence));
         if applied.is_err() {
@@ -623,6 +652,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             since_unix_ms,
             until_unix_ms: duration.map(|duration| since_unix_ms.saturating_add(duration.as_millis() as u64)),
             reason: reason.to_owned(),
+            heals: false,
         };
         self.store.set_suspension(Some(&suspension))?;
         Ok(suspension)

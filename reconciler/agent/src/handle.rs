@@ -6,10 +6,15 @@ use crate::{Agent, Error};
 
 type Job<D, S> = Box<dyn FnOnce(&mut Agent<D, S>) + Send>;
 
+enum Message<D, S> {
+    Do(Job<D, S>),
+    End,
+}
+
 /// The way to the agent, which lives on a thread of its own: the kernel and the disk block, and one thing is done
 /// after the other.
 pub struct Handle<D, S> {
-    jobs: mpsc::UnboundedSender<Job<D, S>>,
+    jobs: mpsc::UnboundedSender<Message<D, S>>,
 }
 
 impl<D, S> Clone for Handle<D, S> {
@@ -26,11 +31,11 @@ impl<D, S> fmt::Debug for Handle<D, S> {
 
 impl<D: 'static, S: 'static> Handle<D, S> {
     /// Opens the agent on its thread and returns once that has succeeded. The thread ends, and lets go of the store,
-    /// when the last handle is dropped; the second value then completes.
+    /// when it is told to or the last handle is dropped; the second value then completes.
     pub async fn spawn(
         open: impl FnOnce() -> Result<Agent<D, S>, Error> + Send + 'static,
     ) -> Result<(Self, oneshot::Receiver<()>), Error> {
-        let (jobs, mut queue) = mpsc::unbounded_channel::<Job<D, S>>();
+        let (jobs, mut queue) = mpsc::unbounded_channel::<Message<D, S>>();
         let (opened, outcome) = oneshot::channel();
         let (ended, end) = oneshot::channel();
         let body = move || {
@@ -43,7 +48,7 @@ impl<D: 'static, S: 'static> Handle<D, S> {
                 }
             };
             let _ = opened.send(Ok(()));
-            while let Some(job) = queue.blocking_recv() {
+            while let Some(Message::Do(job)) = queue.blocking_recv() {
                 job(&mut agent);
             }
             drop(agent);
@@ -67,8 +72,14 @@ impl<D: 'static, S: 'static> Handle<D, S> {
             // A caller that went away gets no answer; what it asked for is done all the same.
             let _ = done.send(act(agent));
         });
-        self.jobs.send(job).map_err(|_| died())?;
+        self.jobs.send(Message::Do(job)).map_err(|_| died())?;
         outcome.await.map_err(|_| died())
+    }
+
+    /// Ends the thread once it has done what was asked before, whoever else holds a handle.
+    pub fn end(&self) {
+        // Ended already is fine.
+        let _ = self.jobs.send(Message::End);
     }
 }
 

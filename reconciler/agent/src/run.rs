@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::UnixListener, sync::broadcast};
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast, watch},
+};
 use weir_plan::Store;
 use weir_source::{DirSource, Watch, WatchOptions};
 
@@ -31,6 +34,8 @@ pub struct RunOptions {
 const TICK: Duration = Duration::from_millis(250);
 /// Drop events that a slow `monitor` may lag behind by.
 const DROPS: usize = 4096;
+/// How long a stop waits for clients that are still talking.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Runs until `stop` completes. What is live then stays live.
 ///
@@ -51,8 +56,16 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
         .map_err(|cause| Error::Failed { what: "subscribe to rtnetlink".to_owned(), cause: cause.to_string() })?;
     let (drops, _) = broadcast::channel(DROPS);
     let snapshots = handle.call(|agent| agent.snapshots()).await?;
-    let shared = Shared { handle: handle.clone(), roots, source: source.as_str().into(), drops: drops.clone() };
-    let server = tokio::spawn(axum::serve(listener, api::router(shared)).into_future());
+    let (farewell, stops) = watch::channel(false);
+    let source_name = source.as_str().into();
+    let shared =
+        Shared { handle: handle.clone(), roots, source: source_name, drops: drops.clone(), stopping: stops.clone() };
+    let mut told = stops;
+    let server = axum::serve(listener, api::router(shared)).with_graceful_shutdown(async move {
+        // An error means that the sender is gone: then everything ends.
+        let _ = told.wait_for(|stopping| *stopping).await;
+    });
+    let mut server = tokio::spawn(server.into_future());
     tracing::info!(source, socket = %socket.display(), "the agent runs");
 
     let stopping = Arc::new(AtomicBool::new(false));
@@ -85,12 +98,14 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     }
 
     tracing::info!("the agent stops; what is live stays live");
-    server.abort();
-    // Its end is awaited so that no handler holds the store any more.
-    let _ = server.await;
+    farewell.send_replace(true);
+    // Who asked gets an answer; who holds a connection open does not hold the agent.
+    if tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
+        server.abort();
+    }
     stopping.store(true, std::sync::atomic::Ordering::Relaxed);
     drop(watch);
-    drop(handle);
+    handle.end();
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::warn!(%error, socket = %socket.display(), "the socket is left behind");
     }

@@ -82,6 +82,9 @@ pub struct Commit {
     pub duration_us: u64,
     /// Sequence of the commit whose content this one brought back, for a rollback.
     pub restores: Option<u64>,
+    /// The kernel held nothing of ours before: epochs of earlier commits were another generation word's, and the other
+    /// side was empty.
+    pub cold: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -124,4 +127,7 @@ pub struct Suspension {
     pub since_unix_ms: u64,
     pub until_unix_ms: Option<u64>,
     pub reason: String,
+    /// Drift is still healed: only the source is not followed. So after a rollback; somebody who suspends by hand wants
+    /// to be left alone.
+    pub heals: bool,
 }

@@ -40,6 +40,7 @@ fn commit(sequence: u64, blobs: &[Blob]) -> Commit {
         digest: "d1".to_owned(),
         duration_us: 6,
         restores: sequence.checked_sub(10),
+        cold: sequence == 1,
     }
 }
 

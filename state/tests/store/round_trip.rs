@@ -26,7 +26,8 @@ fn an_empty_store_says_so() {
 fn what_was_recorded_is_read_again_by_the_next_process() {
     let dir = tempfile::tempdir().unwrap();
     let blobs: Vec<Blob> = [0, 1, 100, 70_000, 3 << 20].iter().map(|length| blob(text(*length, 7))).collect();
-    let suspension = Suspension { since_unix_ms: 1, until_unix_ms: None, reason: "rollback to 3".to_owned() };
+    let reason = "rollback to 3".to_owned();
+    let suspension = Suspension { since_unix_ms: 1, until_unix_ms: None, reason, heals: true };
     let numbers = numbering(1, 0..1000);
     {
         let mut store = open(dir.path());

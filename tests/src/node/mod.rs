@@ -4,6 +4,7 @@
 //! Nodes do not see each other, so tests run side by side; what a test leaves behind goes with its namespaces.
 
 mod agent;
+pub mod connection;
 pub mod kernel;
 pub mod traffic;
 

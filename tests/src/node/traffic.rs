@@ -95,7 +95,8 @@ impl Stream {
     }
 }
 
-fn any(like: IpAddr, port: u16) -> SocketAddr {
+/// Every address of the same family.
+pub(super) fn any(like: IpAddr, port: u16) -> SocketAddr {
     let any: IpAddr = if like.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     SocketAddr::new(any, port)
 }

@@ -3,7 +3,9 @@
 //! A link's pin is `<links>/<device>=<program>`; where we made the clsact qdisc, the directory `<links>/clsact=<ifindex>`
 //! says so, for only what we made is removed. How XDP was asked for, and why native was not possible, stands in the
 //! symbolic link `<links>/<device>=xdp_ingress=asked`: the one thing in a BPF file system that can hold a text. A newer program replaces an older one in place. Going from clsact to tcx
-//! or back attaches the new before it detaches the old. A foreign tcx program or filter is left alone; a foreign XDP
+//! or back attaches the new before it detaches the old; but the kernel stops a device's queues for a moment when a
+//! clsact qdisc is added to it or removed (`qdisc_graft` calls `dev_deactivate`), and what is sent in that moment is
+//! lost, whatever is in the qdisc. A foreign tcx program or filter is left alone; a foreign XDP
 //! program is a conflict.
 use std::{
     fs, io,

@@ -17,7 +17,8 @@ pub fn run(context: &Context, kind: Option<&str>) -> Result<Exit, Error> {
                     || (name.trim_end_matches(".json").ends_with(&format!("-{wanted}"))
                         && schema["title"].as_str().is_some_and(|title| title.to_lowercase() == wanted))
             });
-            let missing = || Error::Ambiguous { what: format!("there is no kind `{kind}`"), candidates: names };
+            let missing =
+                || Error::Usage { what: format!("there is no kind `{kind}`; there are {}", names.join(", ")) };
             found.ok_or_else(missing)?.1
         }
     };

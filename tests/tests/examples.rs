@@ -1,0 +1,65 @@
+//! Every directory below `examples/` is applied by the binary: it goes live whole, a second apply has nothing to do, and
+//! an uninstall leaves nothing.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use weir_tests::node::{Node, UPLINK, eventually, kernel::residue};
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
+}
+
+fn copy(node: &Node, root: &Path, below: &Path) -> usize {
+    let mut manifests = 0;
+    for entry in fs::read_dir(below).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            manifests += copy(node, root, &path);
+        } else {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+            node.write(name, &fs::read_to_string(&path).unwrap());
+            manifests += usize::from(name.ends_with(".yaml"));
+        }
+    }
+    manifests
+}
+
+fn applied(name: &'static str) {
+    Node::run(move |node| {
+        let root = examples().join(name);
+        assert!(copy(node, &root, &root) > 0, "there are manifests in {}", root.display());
+        node.expect(0, &["validate", "-f", "."]);
+        node.expect(1, &["diff", "-f", "."]);
+        node.apply();
+
+        let again = node.expect(0, &["apply", "-f", ".", "-o", "json"]).json();
+        assert_eq!((again["result"].as_str(), again["flipped"].as_bool()), (Some("unchanged"), Some(false)), "{again}");
+        node.expect(0, &["diff", "-f", "."]);
+        let status = node.expect(0, &["status", "-o", "json"]).json();
+        assert_eq!(status["state"], "converged", "nothing is pending: {status}");
+
+        node.expect(0, &["uninstall"]);
+        eventually("nothing is left", || residue(node, &["lo", UPLINK]).is_empty().then_some(()));
+    });
+}
+
+#[test]
+fn quickstart() {
+    applied("quickstart");
+}
+
+#[test]
+fn policies() {
+    applied("policies");
+}
+
+#[test]
+fn every_example_has_its_test() {
+    let entries = fs::read_dir(examples()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(entries.collect::<BTreeSet<_>>(), ["policies", "quickstart"].map(str::to_owned).into());
+}
