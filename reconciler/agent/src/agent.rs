@@ -241,7 +241,10 @@ impl<D: Inspect, S: Store> Agent<D, S> {
                     tracing::warn!(entries = commit.drift, "somebody else changed the live state; healed");
                 }
             }
-            None => self.idle_timings = applied.timings,
+            None => {
+                tracing::debug!(phases = applied.timings.phases(), "nothing to do");
+                self.idle_timings = applied.timings;
+            }
         }
         if applied.flipped {
             self.catch_up_at = Some(Instant::now() + self.intervals.catch_up);
@@ -355,6 +358,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             healed: self.healed,
             timings: self.timings,
             idle_timings: self.idle_timings,
+            written: self.engine.written(),
         });
         Ok(status)
     }

@@ -13,7 +13,8 @@ use weir_plan::{
 use weir_schema::Options;
 
 use crate::{
-    Allow, Error, Manifests, Session, Snapshot, Timings, clock, guard, manifests::Parser, session, timings::Stopwatch,
+    Allow, Error, Manifests, Session, Snapshot, Timings, WrittenDocument, clock, guard, manifests::Parser, session,
+    timings::Stopwatch,
 };
 
 #[derive(Clone, Debug)]
@@ -68,6 +69,8 @@ pub struct Applied {
     /// What was executed.
     pub plan: Plan,
     pub timings: Timings,
+    /// By plan and apply together.
+    pub written: WrittenDocument,
 }
 
 #[derive(Debug)]
@@ -328,7 +331,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             }
             let timings = Timings { total_us: planned.timings.live_us, ..planned.timings };
             let Planned { desired, applied: before, plan, .. } = planned;
-            return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings });
+            let written = WrittenDocument::default();
+            return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings, written });
         }
         self.guard(&planned, allow)?;
         let nobody_wants_back = !planned.plan.drift.is_empty() || interrupted_at_flip(planned.unfinished);
@@ -461,12 +465,11 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             flips,
             writes = plan.summary.writes,
             drift = plan.summary.drift,
-            stage_us = timings.stage_us,
-            flip_us = timings.flip_us,
-            record_us = timings.record_us,
+            phases = timings.phases(),
             "applied"
         );
-        Ok(Applied { commit: Some(commit), flipped: flips, desired, before: applied, plan, timings })
+        let written = WrittenDocument::default();
+        Ok(Applied { commit: Some(commit), flipped: flips, desired, before: applied, plan, timings, written })
     }
 
     fn stage(&mut self, plan: &Plan, warm: bool) -> Result<(), Error> {
