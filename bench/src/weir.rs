@@ -104,8 +104,10 @@ impl Weir {
 
 impl Drop for Weir {
     fn drop(&mut self) {
-        if let Err(cause) = self.run(&["uninstall", "--purge"]) {
-            eprintln!("weir-bench: cleaning up: {cause}");
+        match self.command(&["uninstall", "--purge"]).stdout(Stdio::null()).status() {
+            Ok(status) if status.success() => {}
+            Ok(status) => eprintln!("weir-bench: weir uninstall: {status}"),
+            Err(cause) => eprintln!("weir-bench: weir uninstall: {cause}"),
         }
         let _ = fs::remove_dir_all(&self.directory);
     }

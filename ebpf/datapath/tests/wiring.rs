@@ -230,7 +230,7 @@ fn a_foreign_xdp_program_is_a_conflict_and_left_alone() {
         let mut foreign = Kernel::open(weir_datapath::Options::new(&other)).expect("opening");
         let wanted = hooks(&[(hook("v0", Hook::XdpIngress), HookState::Xdp(XdpAttach::Generic))]);
         wire(&mut foreign, &wanted).expect("wiring");
-        let id = foreign.loaded_programs()[0].id;
+        let id = foreign.loaded_programs().expect("programs")[0].id;
         let mut kernel = open();
         let error = wire(&mut kernel, &wanted).expect_err("the place is taken");
         assert!(
@@ -358,7 +358,7 @@ fn an_upgrade_to_another_abi_swaps_programs_only_after_the_flip() {
             wire(&mut kernel, &wanted).expect("wiring");
             let ids = |kernel: &mut Kernel| -> Vec<u32> {
                 kernel.belongings().expect("belongings");
-                kernel.loaded_programs().iter().map(|program| program.id).collect()
+                kernel.loaded_programs().expect("programs").iter().map(|program| program.id).collect()
             };
             let old = ids(&mut kernel);
             drop(kernel);

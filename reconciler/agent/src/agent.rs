@@ -246,7 +246,8 @@ impl<D: Inspect, S: Store> Agent<D, S> {
                 self.idle_timings = applied.timings;
             }
         }
-        if applied.flipped {
+        let behind = self.catch_up_at.is_none() && self.engine.standby_is_behind();
+        if applied.flipped || behind {
             self.catch_up_at = Some(Instant::now() + self.intervals.catch_up);
         }
         self.publish();

@@ -473,13 +473,18 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     }
 
     fn stage(&mut self, plan: &Plan, warm: bool) -> Result<(), Error> {
-        if !plan.wiring.is_empty() {
-            self.datapath.build(&plan.wiring)?;
+        let WiringDelta { devices, hooks } = &plan.wiring;
+        // The tables name devices by index. Programs come last: the verifier may still be at work on them.
+        if !devices.is_empty() {
+            self.datapath.build(&WiringDelta { devices: devices.clone(), hooks: Vec::new() })?;
         }
-        if plan.active.is_empty() && plan.standby_drift.is_empty() {
-            return Ok(());
+        if !plan.active.is_empty() || !plan.standby_drift.is_empty() {
+            self.write_standby(&plan.standby, warm)?;
         }
-        self.write_standby(&plan.standby, warm)
+        if !hooks.is_empty() {
+            self.datapath.build(&WiringDelta { devices: Vec::new(), hooks: hooks.clone() })?;
+        }
+        Ok(())
     }
 
     fn write_standby(&mut self, delta: &weir_plan::TablesDelta, warm: bool) -> Result<(), Error> {
@@ -539,6 +544,11 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         sides[generation.side.index() as usize] = compiled.tables.clone();
         self.live =
             Some(Some(Observed { generation, sides, wiring: compiled.wiring.clone(), capacity: compiled.capacity }));
+    }
+
+    /// Whether the standby side, as far as this process knows it, may hold something else than the active one.
+    pub fn standby_is_behind(&self) -> bool {
+        matches!(&self.live, Some(Some(live)) if !Arc::ptr_eq(&live.sides[0], &live.sides[1]))
     }
 
     /// Brings the standby side up to the active one, so that the next commit's delta is its own. From then on a

@@ -197,8 +197,8 @@ fn object_changes(
         }
     }
 
-    // Runs of entries have one owner: remember where the last one went, a large list is one run.
-    let mut last: Option<(Action, Option<usize>, Option<ObjectRef>)> = None;
+    // Runs of entries have one owner, and a large list is one run: no search for every entry.
+    let mut last: Option<(Action, Option<usize>, &mut ObjectChange)> = None;
     for change in tables.changes().chain(wiring.changes()) {
         // A deleted entry belonged to an object of the former revision.
         let (side, target) = match change.action() {
@@ -206,26 +206,18 @@ fn object_changes(
             _ => (Action::Create, Some(desired)),
         };
         let owner = target.and_then(|target| target.provenance.owner(&change));
-        let object = match &last {
-            Some((last_side, last_owner, object)) if *last_side == side && *last_owner == owner => object,
+        let changed = match last.take() {
+            Some((last_side, last_owner, changed)) if last_side == side && last_owner == owner => changed,
             _ => {
                 let object = target.zip(owner).map(|(target, index)| target.provenance.objects()[index].object.clone());
                 by_object.entry(object.clone()).or_insert_with(|| {
                     let (file, line) = object.as_ref().map_or(("".into(), 0), place);
-                    ObjectChange {
-                        object: object.clone(),
-                        action: Action::Update,
-                        file,
-                        line,
-                        entries: Delta::default(),
-                    }
-                });
-                &last.insert((side, owner, object)).2
+                    ObjectChange { object, action: Action::Update, file, line, entries: Delta::default() }
+                })
             }
         };
-        if let Some(changed) = by_object.get_mut(object) {
-            changed.entries.push(change);
-        }
+        changed.entries.push(change);
+        last = Some((side, owner, changed));
     }
     by_object.into_values().collect()
 }
