@@ -252,6 +252,7 @@ fn a_foreign_filter_and_qdisc_are_left_alone() {
         let other = node::pin_dir().with_file_name("other");
         let mut foreign = Kernel::open(weir_datapath::Options::new(&other)).expect("opening");
         apply(&mut foreign, &Tables::default());
+        foreign.load_all().expect("loading");
         let pin = run(&format!("find {} -name to_network", other.display()));
         run(&format!("tc filter add dev v0 ingress prio 7 handle 1 bpf da pinned {}", pin.trim()));
         let mut kernel = open();

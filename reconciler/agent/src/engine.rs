@@ -13,8 +13,8 @@ use weir_plan::{
 use weir_schema::Options;
 
 use crate::{
-    Allow, Error, Manifests, Session, Snapshot, Timings, WrittenDocument, clock, guard, manifests::Parser, session,
-    timings::Stopwatch,
+    Allow, Error, Manifests, Session, Snapshot, Timings, WrittenDocument, clock, guard, manifests::Parser,
+    session::Sessions, timings::Stopwatch,
 };
 
 #[derive(Clone, Debug)]
@@ -48,6 +48,7 @@ pub struct Planned {
     pub unfinished: Option<Phase>,
     pub timings: Timings,
     numbering: Numbering,
+    sessions: Sessions,
 }
 
 impl Planned {
@@ -147,9 +148,11 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let same = memory.applied.as_ref().filter(|applied| {
             manifests.is(&applied.manifests.refs()) && facts == applied.facts && applied.node == node
         });
+        let mut sessions = Sessions::Unread(self.options.proc.clone());
         let (desired, marked) = match same {
             Some(applied) => (applied.clone(), false),
             None => {
+                sessions = sessions.read_meanwhile();
                 let compiled = weir_compile::compile(&input, &mut numbering).map_err(Error::Compile)?;
                 let snapshot = Snapshot {
                     manifests: manifests.clone(),
@@ -190,7 +193,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         }
         timings.plan_us = watch.lap();
         timings.live_us = watch.total();
-        Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, numbering })
+        Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, numbering, sessions })
     }
 
     fn remember(&mut self) -> Result<Arc<Memory>, Error> {
@@ -318,7 +321,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     fn apply_restoring(
         &mut self,
-        planned: Planned,
+        mut planned: Planned,
         allow: Allow,
         operation: Operation,
         restores: Option<u64>,
@@ -334,7 +337,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             let written = WrittenDocument::default();
             return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings, written });
         }
-        self.guard(&planned, allow)?;
+        self.guard(&mut planned, allow)?;
         let nobody_wants_back = !planned.plan.drift.is_empty() || interrupted_at_flip(planned.unfinished);
         let applied = self.execute(planned, operation, restores);
         match &applied {
@@ -350,7 +353,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         applied
     }
 
-    fn guard(&self, planned: &Planned, allow: Allow) -> Result<(), Error> {
+    fn guard(&self, planned: &mut Planned, allow: Allow) -> Result<(), Error> {
         fn objects(snapshot: &Snapshot) -> &[ObjectInfo] {
             snapshot.compiled.provenance.objects()
         }
@@ -369,7 +372,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         }
         let Some(applied) = &planned.applied else { return Ok(()) };
         if !allow.lockout && !planned.plan.active.is_empty() {
-            let sessions = session::sessions(&self.options.proc);
+            let sessions = std::mem::replace(&mut planned.sessions, Sessions::Unread(self.options.proc.clone())).get();
             let refusal = guard::lockout(
                 sessions,
                 |session| passes(applied, session),
@@ -383,7 +386,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     }
 
     fn execute(&mut self, planned: Planned, operation: Operation, restores: Option<u64>) -> Result<Applied, Error> {
-        let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, mut numbering } = planned;
+        let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, mut numbering, .. } = planned;
         let mut watch = Stopwatch::start();
         let mut journal = Journal {
             sequence,
@@ -607,9 +610,9 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     /// Goes back to `target`, as planned by [`Self::plan_rollback`], and stays there: reconciling is suspended until
     /// somebody resumes it.
-    pub fn rollback(&mut self, target: &Commit, planned: Planned, allow: Allow) -> Result<Applied, Error> {
+    pub fn rollback(&mut self, target: &Commit, mut planned: Planned, allow: Allow) -> Result<Applied, Error> {
         if !planned.is_settled() {
-            self.guard(&planned, allow)?;
+            self.guard(&mut planned, allow)?;
         }
         let before = self.store.suspension()?;
         let reason = format!("rolled back to commit {}", target.sequence);
