@@ -135,7 +135,9 @@ impl Agent<'_> {
                 let log = fs::read_to_string(&self.log).unwrap_or_default();
                 return Err(BenchError::Wrong { what: format!("the agent ended with {status}: {log}") });
             }
-            if let Ok(status) = self.status()
+            // Without an agent, the verb would work alone, and keep the agent from the store.
+            if self.weir.directory.join("agent.sock").exists()
+                && let Ok(status) = self.status()
                 && status["state"] == "converged"
                 && !status["agent"]["revision"].is_null()
             {

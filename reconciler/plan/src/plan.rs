@@ -142,10 +142,10 @@ impl Plan {
                 self.standby = live.standby().diff(desired);
                 self.summary.writes += self.standby.len() as u64;
             }
-            let mut hash = Canonical(Sha256::new());
+            let mut hash = Canonical::new();
             hash.write(&self.digest);
             self.standby_drift.changes().for_each(|change| change.hash_into(&mut hash));
-            self.digest = hash.0.finalize().into();
+            self.digest = hash.digest();
         }
         self
     }
@@ -222,12 +222,33 @@ fn object_changes(
     by_object.into_values().collect()
 }
 
-/// A hasher that keeps every byte's influence: the digest is over typed values, not over their text.
-struct Canonical(Sha256);
+/// A hasher that keeps every byte's influence: the digest is over typed values, not over their text. Values are a few
+/// bytes each, and there may be millions: they are gathered.
+struct Canonical {
+    hash: Sha256,
+    gathered: Vec<u8>,
+}
+
+const GATHERED: usize = 4096;
+
+impl Canonical {
+    fn new() -> Self {
+        Self { hash: Sha256::new(), gathered: Vec::with_capacity(GATHERED) }
+    }
+
+    fn digest(mut self) -> [u8; 32] {
+        self.hash.update(&self.gathered);
+        self.hash.finalize().into()
+    }
+}
 
 impl Hasher for Canonical {
     fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        if self.gathered.len() + bytes.len() > GATHERED {
+            self.hash.update(&self.gathered);
+            self.gathered.clear();
+        }
+        self.gathered.extend_from_slice(bytes);
     }
 
     fn finish(&self) -> u64 {
@@ -236,14 +257,14 @@ impl Hasher for Canonical {
 }
 
 fn digest(drift: &Delta, changes: &[ObjectChange]) -> [u8; 32] {
-    let mut hash = Canonical(Sha256::new());
+    let mut hash = Canonical::new();
     drift.changes().for_each(|change| change.hash_into(&mut hash));
     for change in changes {
         change.object.hash(&mut hash);
         hash.write_u8(change.action as u8);
         change.entries.changes().for_each(|entry| entry.hash_into(&mut hash));
     }
-    hash.0.finalize().into()
+    hash.digest()
 }
 
 #[cfg(test)]
