@@ -3,6 +3,7 @@
 //! Every figure is measured in one run, the programs that are compared in turn (21 rounds), over flows that are picked
 //! from a list of at least 131,072: a repeated single packet flatters every trie and hash by 5 to 13 times. The
 //! shipped programs run behind the same prologue as the floors. `--check` exits 1 on a missed target.
+mod apply;
 mod conntrack;
 mod drop_rate;
 mod flows;
@@ -12,6 +13,7 @@ mod prefilter;
 mod programs;
 mod report;
 mod sets;
+mod weir;
 
 use std::process::ExitCode;
 
@@ -20,7 +22,8 @@ use report::Report;
 /// One section of the benchmark.
 type Section = (&'static str, fn(&Options, &mut Report) -> Result<(), measure::BenchError>);
 
-const SECTIONS: &[Section] = &[("prefilter", prefilter::run), ("policy", conntrack::run), ("drop", drop_rate::run)];
+const SECTIONS: &[Section] =
+    &[("prefilter", prefilter::run), ("policy", conntrack::run), ("drop", drop_rate::run), ("apply", apply::run)];
 
 /// What the command line asks for.
 #[derive(Debug)]

@@ -92,6 +92,25 @@ impl Rounds {
     }
 }
 
+/// Median and spread of what was sampled elsewhere.
+pub(crate) fn figure(name: &str, unit: &'static str, samples: &[f64]) -> Figure {
+    Figure {
+        name: name.to_owned(),
+        unit,
+        median: median(samples.to_vec()),
+        low: percentile(samples, 0),
+        high: percentile(samples, 100),
+    }
+}
+
+/// The sample below or at which `percent` of them lie.
+pub(crate) fn percentile(samples: &[f64], percent: usize) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(rank).copied().unwrap_or(f64::NAN)
+}
+
 fn median(mut samples: Vec<f64>) -> f64 {
     samples.sort_by(f64::total_cmp);
     match samples.len() {

@@ -1,5 +1,5 @@
 //! A node of the benchmark's own: mount and network namespaces, a BPF file system.
-use std::{ffi::CString, fs, path::Path};
+use std::{ffi::CString, fs, path::Path, process::Command};
 
 use aya::programs::ProgramFd;
 use weir_abi::{Direction, Reason};
@@ -18,6 +18,8 @@ pub(crate) fn enter() -> Result<(), BenchError> {
         return Err(last_error()).doing("making namespaces (are you root?)");
     }
     mount("none", "/", None, libc::MS_REC | libc::MS_PRIVATE)?;
+    // Where names of network namespaces go.
+    mount("tmpfs", "/run", Some("tmpfs"), 0)?;
     fs::create_dir_all(BPFFS).doing(format!("creating {BPFFS}"))?;
     mount("bpf", BPFFS, Some("bpf"), 0)
 }
@@ -40,6 +42,16 @@ fn mount(source: &str, target: &str, kind: Option<&str>, flags: libc::c_ulong) -
         return Err(last_error()).doing(format!("mounting {}", Path::new(target).display()));
     }
     Ok(())
+}
+
+/// Runs a program, its words separated by blanks, to a good end.
+pub(crate) fn shell(command: &str) -> Result<String, BenchError> {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap_or_default()).args(words).output().doing(command)?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()).doing(command);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Weir's datapath with tables of the benchmark's own, live.

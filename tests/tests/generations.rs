@@ -26,10 +26,14 @@ use weir_plan::Datapath;
 use weir_tests::node::{
     ENDPOINTS, Node, WEB,
     kernel::{RawMap, side_map, table_pin},
+    rounds,
     traffic::{Way, reaches},
 };
 
-const FLIPS: u32 = 1000;
+fn flips() -> u32 {
+    rounds(100, 1000, 10_000)
+}
+
 /// Each core's packets between two flips.
 const PACKETS: u64 = 50;
 /// Each core's flows, in turn: the first packet of a flow under a new epoch is judged afresh.
@@ -168,7 +172,7 @@ fn two_sides(node: &Node) {
 fn a_thousand_flips_and_no_packet_sees_a_mixture() {
     Node::run(|node| {
         two_sides(node);
-        let (mixed, _) = mixtures(node, FLIPS, |kernel| {
+        let (mixed, _) = mixtures(node, flips(), |kernel| {
             kernel.flip().unwrap();
         });
         assert_eq!(mixed, 0);

@@ -9,7 +9,7 @@ use weir_tests::property::{
     generate::{Generated, generate_on},
     kernel::{Aim, Lab},
     random::Random,
-    seeds::seeds,
+    seeds::{search, seeds},
 };
 
 const FLOWS: usize = 20;
@@ -51,7 +51,7 @@ fn the_programs_say_what_the_evaluator_says() {
 fn the_programs_show_every_planted_fault() {
     const SETS: u64 = 1000;
     Lab::run(|lab| {
-        let seeds = seeds(SETS);
+        let seeds = search(SETS);
         let mut unseen = Vec::new();
         for fault in FAULTS {
             let mut tried = 0;
@@ -83,7 +83,7 @@ const STALE: [(&str, Aim); 3] = [
 fn a_stale_generation_is_seen() {
     const SETS: u64 = 200;
     Lab::run(|lab| {
-        let seeds = seeds(SETS);
+        let seeds = search(SETS);
         let mut unseen = Vec::new();
         // Told the truth, the second instance agrees.
         lab.mislead(Some(|_, after| after));

@@ -7,7 +7,7 @@ pub fn run(arguments: &[&str]) -> Result<(), Failure> {
     privilege::check()?;
     workspace::build_binary()?;
     heading("the benchmarks");
-    workspace::cargo().args(["build", "--release", "--package", "weir-bench"]).show().run()?;
+    workspace::cargo().args(workspace::RELEASE).args(["--bin", "weir-bench"]).show().run()?;
     privilege::root(workspace::target().join("release/weir-bench"))
         .args(arguments)
         .inside(workspace::root())

@@ -22,8 +22,11 @@ impl Campaign {
 
     /// `call` with what its tests need to know.
     pub fn tell(self, call: Call) -> Call {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let call = call
             .env("WEIR_CAMPAIGN", self.name())
+            // Most tests wait: for RCU, for timeouts of packets that must not come. Each has its own namespaces.
+            .env("RUST_TEST_THREADS", (cpus * 3).to_string())
             .env("WEIR_BIN", crate::workspace::target().join("release/weir"))
             .env("WEIR_RESULTS", crate::workspace::root().join("bench/results"));
         match crate::privilege::test_runner() {

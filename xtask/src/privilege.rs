@@ -6,7 +6,7 @@ use crate::{command::Call, failure::Failure};
 
 /// Environment variables that survive sudo: where tools are, and what the tests are told.
 const KEPT: &str = "--preserve-env=PATH,HOME,CARGO,CARGO_HOME,RUSTUP_HOME,RUSTUP_TOOLCHAIN,CARGO_TARGET_DIR,\
-                    WEIR_BIN,WEIR_CAMPAIGN,WEIR_SEED,WEIR_RESULTS,RUST_BACKTRACE,CI";
+                    WEIR_BIN,WEIR_CAMPAIGN,WEIR_SEED,WEIR_RESULTS,RUST_BACKTRACE,RUST_TEST_THREADS,CI";
 
 /// Whether this process is root's: `/proc/self` belongs to its effective user.
 pub fn is_root() -> bool {

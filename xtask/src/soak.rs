@@ -43,7 +43,9 @@ fn round(number: usize) -> Result<Round, Failure> {
     let call = Campaign::Soak
         .tell(workspace::cargo())
         .env("WEIR_SEED", seed.to_string())
-        .args(["test", "--release", "--package", "weir-tests", "--no-fail-fast", "--", "--nocapture"])
+        .args(["test", "--release", "--workspace", "--no-fail-fast"])
+        .args(campaigns()?.iter().flat_map(|name| ["--test", name.as_str()]))
+        .args(["--", "--nocapture"])
         .show();
     let ended_well = call.lines(|line| {
         println!("{line}");
@@ -57,6 +59,18 @@ fn round(number: usize) -> Result<Round, Failure> {
     }
     round.seconds = start.elapsed().as_secs();
     Ok(round)
+}
+
+/// The test binaries of `tests/`: the campaigns, and what is as quick as ever.
+fn campaigns() -> Result<Vec<String>, Failure> {
+    let directory = workspace::root().join("tests/tests");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).map_err(Failure::file("reading", &directory))? {
+        let path = entry.map_err(Failure::file("reading", &directory))?.path();
+        names.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// New each time: what the clock and the address space layout happen to be.

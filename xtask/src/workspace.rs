@@ -24,10 +24,14 @@ pub fn cargo() -> Call {
     Call::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).inside(root())
 }
 
+/// Of the whole workspace, always: with `--package` the features of dependencies differ, and everything would be built
+/// twice.
+pub const RELEASE: [&str; 3] = ["build", "--release", "--workspace"];
+
 /// Installs what is missing, builds the binary, and says where it is.
 pub fn build_binary() -> Result<PathBuf, Failure> {
     crate::setup::toolchain()?;
     crate::command::heading("the binary");
-    cargo().args(["build", "--release", "--package", "weir"]).show().run()?;
+    cargo().args(RELEASE).args(["--bin", "weir"]).show().run()?;
     Ok(target().join("release/weir"))
 }

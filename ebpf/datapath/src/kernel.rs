@@ -16,7 +16,7 @@ use crate::{
     maps::Map,
     netlink::{Netlink, Scope, netns_exists},
     pins::{Pins, entries},
-    programs::Programs,
+    programs::{Loading, Programs},
     sys, wiring,
 };
 
@@ -54,6 +54,8 @@ pub struct Kernel {
     /// `None` on a cold start.
     pub(crate) live: Option<Live>,
     pub(crate) programs: Option<Programs>,
+    /// What will be `programs`.
+    pub(crate) loading: Option<Loading>,
     /// The programs are this build's, and use the live tables.
     pub(crate) current: bool,
     /// Every table is at its pin.
@@ -78,6 +80,7 @@ impl Kernel {
             netlink: Netlink::open().map_err(netlink)?,
             live: None,
             programs: None,
+            loading: None,
             current: false,
             pinned: false,
             quiet: false,
@@ -145,10 +148,6 @@ impl Kernel {
 
     pub(crate) fn live(&mut self) -> Result<&mut Live> {
         self.live.as_mut().ok_or_else(not_prepared)
-    }
-
-    pub(crate) fn programs(&self) -> Result<&Programs> {
-        self.programs.as_ref().ok_or_else(not_prepared)
     }
 
     pub(crate) fn standby(&self) -> Side {
@@ -233,6 +232,7 @@ impl Datapath for Kernel {
     }
 
     fn observe(&mut self) -> Result<Option<Observed>> {
+        self.finish_loading()?;
         self.find()?;
         self.observe_all()
     }
@@ -254,6 +254,8 @@ impl Datapath for Kernel {
     }
 
     fn flip(&mut self) -> Result<Generation> {
+        // A generation that no program looks at is not live.
+        self.finish_loading()?;
         // The side that goes live was staged after the last grace; one that was not must be quiet all the same.
         self.ensure_quiet()?;
         let live = self.live()?;

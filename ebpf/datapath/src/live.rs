@@ -1,5 +1,5 @@
 //! The tables as they are in the kernel: found again, made, made larger.
-use std::{io, path::Path};
+use std::{io, path::Path, thread};
 
 use weir_abi::{KernelTable, PrefilterClass, Settings, runtime_tables, sided_tables};
 use weir_plan::Capacity;
@@ -181,23 +181,43 @@ impl Live {
         made |= fill(&mut self.prefilter, || MappedTable::create(table("PREFILTER"), class(need.prefilter, LINES)))?;
         made |=
             fill(&mut self.classes, || MappedTable::create(table("PREFILTER_CLASSES"), class(need.classes, CLASSES)))?;
-        made |= fill(&mut self.conntrack_tcp, || single("CONNTRACK_TCP", need.capacity.conntrack_tcp))?;
-        made |= fill(&mut self.conntrack_other, || single("CONNTRACK_OTHER", need.capacity.conntrack_other))?;
         made |= fill(&mut self.fragments, || single("FRAGMENTS", need.capacity.fragments))?;
         made |= fill(&mut self.metrics, || single("METRICS", 0))?;
         made |= fill(&mut self.rule_counters, || rule_counters(need.capacity.rules))?;
         made |= fill(&mut self.trace, || single("TRACE", 0))?;
         made |= fill(&mut self.events, || single("EVENTS", 0))?;
+        made |= self.conntrack_tcp.is_none() || self.conntrack_other.is_none();
         if made {
-            let mut new = Vec::new();
-            for sided in self.sided() {
-                if !sided.is_connected()? {
-                    new.push(sided);
-                }
-            }
-            Sided::connect(&new)?;
+            self.connect(need)?;
         }
         Ok(made)
+    }
+
+    /// Connecting new tables waits for RCU, and the kernel fills a million conntrack entries meanwhile.
+    fn connect(&mut self, need: &Need) -> io::Result<()> {
+        let mut new = Vec::new();
+        for sided in self.sided() {
+            if !sided.is_connected()? {
+                new.push(sided);
+            }
+        }
+        let capacity = need.capacity;
+        let (tcp, other) = thread::scope(|scope| {
+            let missing = |place: &Option<Map>, name, entries| {
+                place.is_none().then(|| scope.spawn(move || single(name, entries)))
+            };
+            let tcp = missing(&self.conntrack_tcp, "CONNTRACK_TCP", capacity.conntrack_tcp);
+            let other = missing(&self.conntrack_other, "CONNTRACK_OTHER", capacity.conntrack_other);
+            Sided::connect(&new)?;
+            let made = |thread: Option<thread::ScopedJoinHandle<'_, io::Result<Map>>>| {
+                let ended = |_| Err(io::Error::other("the thread that made it ended early"));
+                thread.map(|thread| thread.join().unwrap_or_else(ended)).transpose()
+            };
+            Ok::<_, io::Error>((made(tcp)?, made(other)?))
+        })?;
+        self.conntrack_tcp = self.conntrack_tcp.take().or(tcp);
+        self.conntrack_other = self.conntrack_other.take().or(other);
+        Ok(())
     }
 
     /// Every map that has a pin, by table.

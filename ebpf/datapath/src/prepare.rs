@@ -3,20 +3,21 @@ use std::os::fd::AsFd as _;
 
 use weir_abi::{
     ConntrackEntry, ConntrackKey, Counter, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, SubjectInfo,
+    settings_flags,
 };
-use weir_plan::{Capacity, DatapathError, Tables};
+use weir_plan::{Capacity, DatapathError, Hook, Tables};
 
 use crate::{
     clock::jiffies_per_second,
     doctor::missing_capabilities,
     error::{Result, attach, failed, netlink},
     hash,
-    kernel::Kernel,
+    kernel::{Kernel, not_prepared},
     live::{Live, Need, class, possible_cpus, rule_counters, single, table_names},
     mapped::Mapped,
     maps::Map,
     prefix_tree::lines_estimate,
-    programs::{FORMER, Globals, Programs},
+    programs::{FORMER, Globals, Loading, Programs},
     sided::{MappedTable, Sided},
     sys::{self, Batch, Plain},
 };
@@ -43,6 +44,7 @@ impl Need {
 
 impl Kernel {
     pub(crate) fn prepare_all(&mut self, tables: &Tables, capacity: &Capacity) -> Result<()> {
+        self.finish_loading()?;
         let need = Need::of(tables, capacity);
         let making = |cause| failed("making", "the tables", cause);
         let mut changed = !self.current || !self.pinned;
@@ -61,7 +63,11 @@ impl Kernel {
         if !former.is_empty() {
             self.move_conntrack(&former)?;
         } else if changed || grown {
-            self.reload()?;
+            self.begin_loading(likely(tables), false)?;
+            // Where programs run, they are to be replaced now; where none does, tables can be filled meanwhile.
+            if self.programs.is_some() {
+                self.finish_loading()?;
+            }
         }
         Ok(())
     }
@@ -173,19 +179,58 @@ impl Kernel {
     }
 
     fn load(&mut self, former: bool) -> Result<()> {
+        self.finish_loading()?;
+        self.begin_loading(Vec::new(), former)?;
+        self.finish_loading()
+    }
+
+    /// Starts to load the programs that are in use, and those of `hooks`.
+    fn begin_loading(&mut self, mut hooks: Vec<Hook>, former: bool) -> Result<()> {
         self.pins.make()?;
         let pins = self.pins.clone();
         pins.sweep().map_err(|cause| failed("clearing", pins.root().display(), cause))?;
-        let trace = self.options.trace;
-        let live = self.live()?;
-        live.pin(&pins)?;
-        let globals = Globals { rules: live.rules(), hz: jiffies_per_second()?, trace, former };
-        let mut programs = Programs::load(|name| pins.table(name), &table_names(), globals)?;
-        programs.pin(&pins, trace).map_err(|cause| failed("pinning", "the programs", cause))?;
+        self.live()?.pin(&pins)?;
+        hooks.extend(self.programs.iter().flat_map(|programs| programs.all().map(|(hook, _)| hook)));
+        hooks.sort_unstable();
+        hooks.dedup();
+        let globals = Globals { former, ..self.globals()? };
+        self.loading = Some(Loading::start(pins, table_names(), globals, hooks));
+        Ok(())
+    }
+
+    fn globals(&mut self) -> Result<Globals> {
+        Ok(Globals { rules: self.live()?.rules(), hz: jiffies_per_second()?, trace: self.options.trace, former: false })
+    }
+
+    /// Waits for the verifier, where it is still at work.
+    pub(crate) fn finish_loading(&mut self) -> Result<()> {
+        let Some(loading) = self.loading.take() else { return Ok(()) };
+        let mut programs = loading.finish()?;
+        programs.pin(&self.pins, self.options.trace).map_err(|cause| failed("pinning", "the programs", cause))?;
         self.programs = Some(programs);
         self.current = true;
         self.pinned = true;
         self.relink()
+    }
+
+    /// The programs, with those of `hooks` among them.
+    pub(crate) fn load_hooks(&mut self, hooks: &[Hook]) -> Result<&Programs> {
+        self.finish_loading()?;
+        let missing = |programs: &Programs| -> Vec<Hook> {
+            hooks.iter().copied().filter(|hook| programs.id(*hook).is_none()).collect()
+        };
+        let missing = missing(self.programs.as_ref().ok_or_else(not_prepared)?);
+        if !missing.is_empty() {
+            // Beside programs of another build, or without the tables at their pins, it would be another set.
+            if !self.current || !self.pinned {
+                return Err(not_prepared());
+            }
+            let (pins, globals) = (self.pins.clone(), self.globals()?);
+            let more = Programs::load(|name| pins.table(name), &table_names(), globals, &missing)?;
+            let pinning = |cause| failed("pinning", "the programs", cause);
+            self.programs.as_mut().ok_or_else(not_prepared)?.add(more).map_err(pinning)?;
+        }
+        self.programs.as_ref().ok_or_else(not_prepared)
     }
 
     /// Updates, in place, every attachment that runs other programs on our generation word. Those on another word
@@ -196,12 +241,13 @@ impl Kernel {
         let word = self.live()?.runtime.id();
         for found in attached {
             let Some(device) = links.iter().find(|link| link.ifindex == found.ifindex) else { continue };
-            let programs = self.programs()?;
-            if programs.info(found.hook).id == found.program || !uses(found.program, word) {
+            let ours = self.programs.as_ref().and_then(|programs| programs.id(found.hook));
+            if ours == Some(found.program) || !uses(found.program, word) {
                 continue;
             }
+            let programs = self.load_hooks(&[found.hook])?;
             let fd =
-                programs.fd(found.hook).try_clone_to_owned().map_err(|cause| failed("holding", "a program", cause))?;
+                programs.fd(found.hook)?.try_clone_to_owned().map_err(|cause| failed("holding", "a program", cause))?;
             let want = self.attacher.asked(&found);
             self.attacher.attach(&mut self.netlink, device, found.hook, want, fd.as_fd()).map_err(attach)?;
         }
@@ -214,6 +260,19 @@ struct Former {
     name: &'static str,
     from: Map,
     to: Map,
+}
+
+/// The hooks that tables like these are for; what else is attached is loaded when it is.
+fn likely(tables: &Tables) -> Vec<Hook> {
+    // One at least: a set of programs is known by its content.
+    let mut hooks = vec![Hook::XdpIngress];
+    if tables.interfaces.iter().any(|(_, info)| info.endpoint != 0) {
+        hooks.extend([Hook::FromEndpoint, Hook::ToEndpoint]);
+    }
+    if tables.settings.iter().any(|(_, settings)| settings.flags & settings_flags::HOST_POLICY != 0) {
+        hooks.extend([Hook::FromNetwork, Hook::ToNetwork]);
+    }
+    hooks
 }
 
 /// Whether a program, by id, uses a map, by id.

@@ -1,8 +1,12 @@
-//! The five programs: loaded against the pinned maps, pinned, found again.
+//! The programs: loaded against the pinned maps, pinned, found again.
+//!
+//! Verifying all of them costs half a second of a CPU, and most nodes attach some: those are loaded, another when it is
+//! first attached.
 use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    thread,
 };
 
 use aya::{
@@ -53,7 +57,7 @@ pub struct Globals {
 /// What the programs call the tables that conntrack was before, and what it is.
 pub const FORMER: [(&str, &str); 2] = [("FORMER_TCP", "CONNTRACK_TCP"), ("FORMER_OTHER", "CONNTRACK_OTHER")];
 
-/// All programs of one load.
+/// The programs of one build that were needed so far, sorted by hook.
 #[derive(Debug)]
 pub struct Programs {
     loaded: Vec<(Hook, OwnedFd, ProgInfo)>,
@@ -61,9 +65,32 @@ pub struct Programs {
     directory: Option<PathBuf>,
 }
 
+/// Programs that the verifier is still at.
+#[derive(Debug)]
+pub struct Loading(thread::JoinHandle<Result<Programs>>);
+
+impl Loading {
+    /// As [`Programs::load`], on a thread of its own.
+    pub fn start(pins: Pins, names: Vec<&'static str>, globals: Globals, hooks: Vec<Hook>) -> Self {
+        Self(thread::spawn(move || Programs::load(|name| pins.table(name), &names, globals, &hooks)))
+    }
+
+    pub fn finish(self) -> Result<Programs> {
+        self.0.join().unwrap_or_else(|_| {
+            let cause = "the thread that loaded it ended early".to_owned();
+            Err(DatapathError::Failed { doing: "loading", what: "the eBPF object".to_owned(), cause })
+        })
+    }
+}
+
 impl Programs {
-    /// Loads the object. `table` says where each map is pinned.
-    pub fn load(table: impl Fn(&str) -> PathBuf, names: &[&'static str], globals: Globals) -> Result<Self> {
+    /// Loads the programs of `hooks`. `table` says where each map is pinned.
+    pub fn load(
+        table: impl Fn(&str) -> PathBuf,
+        names: &[&'static str],
+        globals: Globals,
+        hooks: &[Hook],
+    ) -> Result<Self> {
         let object = |cause: &dyn std::fmt::Display| DatapathError::Failed {
             doing: "loading",
             what: "the eBPF object".to_owned(),
@@ -89,7 +116,7 @@ impl Programs {
         let mut loaded = std::thread::scope(|scope| {
             let mut loading = Vec::new();
             for (name, program) in ebpf.programs_mut() {
-                if let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.program() == name) {
+                if let Some(hook) = hooks.iter().copied().find(|hook| hook.program() == name) {
                     loading.push(scope.spawn(move || load_one(hook, program)));
                 }
             }
@@ -97,13 +124,13 @@ impl Programs {
             loading.into_iter().map(|program| program.join().unwrap_or_else(ended)).collect::<Result<Vec<_>>>()
         })?;
         loaded.sort_by_key(|(hook, ..)| *hook);
-        if loaded.len() != Hook::ALL.len() {
-            return Err(object(&format!("it has {} programs of {}", loaded.len(), Hook::ALL.len())));
+        if loaded.len() != hooks.len() {
+            return Err(object(&format!("it has {} programs of {}", loaded.len(), hooks.len())));
         }
         Ok(Self { loaded, directory: None })
     }
 
-    /// The newest complete set of pinned programs, and whether it is this build's, with or without tracing as asked.
+    /// The newest set of pinned programs, and whether it is this build's, with or without tracing as asked.
     pub fn pinned(pins: &Pins, trace: bool) -> io::Result<Option<(Self, bool)>> {
         for directory in sets(pins)?.into_iter().rev() {
             if let Some(programs) = Self::open(&directory)? {
@@ -122,7 +149,7 @@ impl Programs {
         for hook in Hook::ALL {
             let fd = match sys::pin_get(&directory.join(hook.program())) {
                 Ok(fd) => fd,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
             if !sys::is_prog(fd.as_fd())? {
@@ -131,19 +158,31 @@ impl Programs {
             let info = sys::prog_info(fd.as_fd())?;
             loaded.push((hook, fd, info));
         }
-        Ok(Some(Self { loaded, directory: Some(directory.to_owned()) }))
+        Ok((!loaded.is_empty()).then(|| Self { loaded, directory: Some(directory.to_owned()) }))
     }
 
-    /// Pins the set under the next number, and only then forgets the former ones: at every moment a whole set is
+    /// Takes in programs of the same build that were loaded later.
+    pub fn add(&mut self, more: Self) -> io::Result<()> {
+        if let Some(directory) = &self.directory {
+            more.pin_in(directory)?;
+        }
+        self.loaded.extend(more.loaded);
+        self.loaded.sort_by_key(|(hook, ..)| *hook);
+        Ok(())
+    }
+
+    fn pin_in(&self, directory: &Path) -> io::Result<()> {
+        self.loaded.iter().try_for_each(|(hook, fd, _)| sys::pin_replace(fd.as_fd(), &directory.join(hook.program())))
+    }
+
+    /// Pins the set under the next number, and only then forgets the former ones: at every moment what is attached is
     /// pinned.
     pub fn pin(&mut self, pins: &Pins, trace: bool) -> io::Result<()> {
         let former = sets(pins)?;
         let number = former.last().map_or(1, |last| number(last) + 1);
         let directory = pins.programs().join(format!("{number:08}-{}", set_name(trace)));
         fs::create_dir(&directory)?;
-        for (hook, fd, _) in &self.loaded {
-            sys::pin_replace(fd.as_fd(), &directory.join(hook.program()))?;
-        }
+        self.pin_in(&directory)?;
         self.directory = Some(directory);
         former.iter().try_for_each(|directory| remove_tree(directory))
     }
@@ -167,17 +206,19 @@ impl Programs {
         fd.map_err(|cause| refused(&cause))
     }
 
-    pub fn fd(&self, hook: Hook) -> BorrowedFd<'_> {
-        self.entry(hook).1.as_fd()
+    pub fn fd(&self, hook: Hook) -> Result<BorrowedFd<'_>> {
+        let found = self.loaded.iter().find(|(loaded, ..)| *loaded == hook);
+        found.map(|(_, fd, _)| fd.as_fd()).ok_or_else(crate::kernel::not_prepared)
     }
 
-    pub fn info(&self, hook: Hook) -> &ProgInfo {
-        &self.entry(hook).2
+    /// `None` where it was not needed so far.
+    pub fn id(&self, hook: Hook) -> Option<u32> {
+        self.all().find(|(loaded, _)| *loaded == hook).map(|(_, info)| info.id)
     }
 
-    fn entry(&self, hook: Hook) -> &(Hook, OwnedFd, ProgInfo) {
-        let at = Hook::ALL.iter().position(|other| *other == hook).unwrap_or_default();
-        &self.loaded[at]
+    /// Those that are loaded, in the order of the hooks.
+    pub fn all(&self) -> impl Iterator<Item = (Hook, &ProgInfo)> {
+        self.loaded.iter().map(|(hook, _, info)| (*hook, info))
     }
 
     /// Ids of every map that some program uses.

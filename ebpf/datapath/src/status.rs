@@ -9,6 +9,7 @@ use crate::{
     error::{Result, attach, failed, netlink},
     kernel::Kernel,
     maps::Map,
+    programs::Programs,
     sided::{MappedTable as _, TreeSide},
     sys,
 };
@@ -53,11 +54,12 @@ pub struct ProgramUse {
 
 impl Kernel {
     pub fn attachments(&mut self) -> Result<Vec<Attachment>> {
+        self.finish_loading()?;
         let links = self.netlink.links().map_err(netlink)?;
         let attached = self.attacher.attached(&mut self.netlink, &links).map_err(attach)?;
         let mut attachments = Vec::new();
         for found in attached {
-            let ours = self.programs.as_ref().map(|programs| programs.info(found.hook).id);
+            let ours = self.programs.as_ref().and_then(|programs| programs.id(found.hook));
             let beside = if found.way == Way::Tcx {
                 let egress = matches!(found.hook, Hook::ToEndpoint | Hook::ToNetwork);
                 let mut chain = sys::tcx_programs(found.ifindex, egress)
@@ -109,22 +111,27 @@ impl Kernel {
         Ok(uses)
     }
 
-    pub fn loaded_programs(&self) -> Vec<ProgramUse> {
+    /// Loads what was not needed so far.
+    pub fn load_all(&mut self) -> Result<()> {
+        self.load_hooks(&Hook::ALL).map(drop)
+    }
+
+    pub fn loaded_programs(&mut self) -> Result<Vec<ProgramUse>> {
+        self.finish_loading()?;
         let programs = self.programs.as_ref();
-        let infos = programs.into_iter().flat_map(|programs| Hook::ALL.map(|hook| (hook, programs.info(hook))));
-        infos
-            .map(|(hook, info)| ProgramUse {
-                name: hook.program(),
-                id: info.id,
-                verified_instructions: info.verified_instructions,
-                jited_bytes: info.jited_bytes,
-            })
-            .collect()
+        let infos = programs.into_iter().flat_map(Programs::all);
+        let uses = infos.map(|(hook, info)| ProgramUse {
+            name: hook.program(),
+            id: info.id,
+            verified_instructions: info.verified_instructions,
+            jited_bytes: info.jited_bytes,
+        });
+        Ok(uses.collect())
     }
 
     /// A program as aya holds it, for a program array of a benchmark or test.
-    pub fn program_fd(&self, hook: Hook) -> Result<aya::programs::ProgramFd> {
-        self.programs()?.aya_fd(hook)
+    pub fn program_fd(&mut self, hook: Hook) -> Result<aya::programs::ProgramFd> {
+        self.load_hooks(&[hook])?.aya_fd(hook)
     }
 }
 

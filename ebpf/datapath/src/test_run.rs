@@ -15,7 +15,7 @@ use crate::{
     error::{Result, failed},
     events::Events,
     generation::Word,
-    kernel::Kernel,
+    kernel::{Kernel, not_prepared},
     live::{possible_cpus, rule_counters, single, table_names},
     maps::{Map, spec},
     pins::remove_tree,
@@ -66,7 +66,7 @@ pub(crate) fn run(
         let empty = vec![0u8; size_of::<TraceCell>() * possible_cpus() as usize];
         sys::update(trace.as_fd(), &0u32, &empty).map_err(refused)?;
     }
-    let run = sys::test_run(programs.fd(hook), packet.frame, &context(hook, packet), repeat).map_err(refused)?;
+    let run = sys::test_run(programs.fd(hook)?, packet.frame, &context(hook, packet), repeat).map_err(refused)?;
     let trace = trace.map(cell).transpose().map_err(refused)?.flatten();
     let word = |at: usize| run.context.get(at..at + 4).and_then(sys::value_of::<u32>).unwrap_or_default();
     let mark = if hook == Hook::XdpIngress { 0 } else { word(SK_MARK) };
@@ -104,8 +104,9 @@ impl Kernel {
     }
 
     pub fn test_run_repeated(&mut self, hook: Hook, packet: &Packet<'_>, repeat: u32) -> Result<Outcome> {
+        self.load_hooks(&[hook])?;
         let trace = self.live.as_ref().and_then(|live| live.trace.as_ref()).filter(|_| self.options.trace);
-        run(self.programs()?, trace, hook, packet, repeat)
+        run(self.programs.as_ref().ok_or_else(not_prepared)?, trace, hook, packet, repeat)
     }
 
     /// What the generation word will be once the standby side is live.
@@ -169,7 +170,7 @@ impl CheckInstance {
             .map_err(making)
             .and_then(|()| {
                 let globals = Globals { rules, hz: jiffies_per_second()?, trace: true, former: false };
-                Programs::load(place, &table_names(), globals)
+                Programs::load(place, &table_names(), globals, &Hook::ALL)
             });
         remove_tree(&directory).map_err(making)?;
         Ok(Self { programs: loaded?, runtime, word, rules, sided })

@@ -49,6 +49,7 @@ impl Kernel {
     /// Ids and names of everything that is ours, here and now.
     pub fn belongings(&mut self) -> Result<Belongings> {
         let asking = |cause| failed("asking after", "what is ours", cause);
+        self.finish_loading()?;
         let mut ours = Belongings::default();
         if let Some(live) = &self.live {
             ours.maps.extend(live.maps().iter().map(|(_, map)| map.id()));
@@ -56,7 +57,7 @@ impl Kernel {
         }
         if let Some(programs) = &self.programs {
             ours.maps.extend(programs.maps());
-            ours.programs.extend(weir_plan::Hook::ALL.map(|hook| programs.info(hook).id));
+            ours.programs.extend(programs.all().map(|(_, info)| info.id));
         }
         for pin in entries(&self.pins.links()).map_err(asking)? {
             let Ok(link) = sys::pin_get(&pin) else { continue };
@@ -84,6 +85,8 @@ impl Kernel {
     /// kernel is cold afterwards.
     pub fn uninstall(&mut self) -> Result<()> {
         let removing = |cause| failed("removing", "the pins", cause);
+        // What cannot be loaded cannot be left behind either.
+        let _ = self.finish_loading();
         let links = self.netlink.links().map_err(netlink)?;
         self.attacher.clear(&mut self.netlink, &links).map_err(attach)?;
         for link in links.iter().filter(|link| wiring::is_ours(link)) {

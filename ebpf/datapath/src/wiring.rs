@@ -114,7 +114,7 @@ impl Kernel {
         for found in self.attacher.attached(&mut self.netlink, links).map_err(attach)? {
             let current = self.current
                 && self.pinned
-                && self.programs.as_ref().is_some_and(|programs| programs.info(found.hook).id == found.program);
+                && self.programs.as_ref().is_some_and(|programs| programs.id(found.hook) == Some(found.program));
             let state = if current { self.attacher.asked(&found) } else { HookState::Stale };
             let key = HookKey { interface: InterfaceName(found.interface.as_str().into()), hook: found.hook };
             // Attached in two ways: one is left over from a change that was cut short.
@@ -196,8 +196,8 @@ impl Kernel {
             return Err(DatapathError::InterfaceMissing { interface: key.interface.clone() });
         };
         let program = self
-            .programs()?
-            .fd(key.hook)
+            .load_hooks(&[key.hook])?
+            .fd(key.hook)?
             .try_clone_to_owned()
             .map_err(|cause| failed("holding", "a program", cause))?;
         tracing::debug!(interface = %key.interface, hook = key.hook.program(), ?want, ?from, "attaching");

@@ -129,7 +129,8 @@ fn marks_travel_through_a_run_and_the_machine_is_described() {
         assert_eq!(outcome.action, weir_datapath::TC_PASS as u32);
         assert_eq!((outcome.mark, outcome.frame), (0x1234, frame));
 
-        let programs = kernel.loaded_programs();
+        kernel.load_all().expect("loading");
+        let programs = kernel.loaded_programs().expect("programs");
         assert_eq!(programs.len(), 5);
         assert!(programs.iter().all(|program| program.verified_instructions > 0));
         let tables = kernel.tables().expect("tables");

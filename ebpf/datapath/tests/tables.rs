@@ -187,6 +187,8 @@ fn a_pin_that_is_gone_or_of_another_shape_is_made_right_without_losing_content()
         let tables = some_tables();
         apply(&mut kernel, &tables);
         apply(&mut kernel, &tables);
+        // A table without a pin lives on in the programs that use it.
+        kernel.load_all().expect("loading");
         let generation = kernel.generation().expect("reading");
         drop(kernel);
         let root = std::fs::read_dir(node::pin_dir()).expect("the pin directory").map(|e| e.expect("an entry").path());

@@ -235,7 +235,7 @@ fn a_foreign_xdp_program_is_a_conflict_and_left_alone() {
         let mut foreign = Kernel::open(weir_datapath::Options::new(&other)).expect("opening");
         let wanted = hooks(&[(hook("v0", Hook::XdpIngress), HookState::Xdp(XdpAttach::Generic))]);
         wire(&mut foreign, &wanted).expect("wiring");
-        let id = foreign.loaded_programs()[0].id;
+        let id = foreign.loaded_programs().expect("programs")[0].id;
         let mut kernel = open();
         let error = wire(&mut kernel, &wanted).expect_err("the place is taken");
         assert!(
@@ -257,6 +257,7 @@ fn a_foreign_filter_and_qdisc_are_left_alone() {
         let other = node::pin_dir().with_file_name("other");
         let mut foreign = Kernel::open(weir_datapath::Options::new(&other)).expect("opening");
         apply(&mut foreign, &Tables::default());
+        foreign.load_all().expect("loading");
         let pin = run(&format!("find {} -name to_network", other.display()));
         run(&format!("tc filter add dev v0 ingress prio 7 handle 1 bpf da pinned {}", pin.trim()));
         let mut kernel = open();
@@ -363,7 +364,7 @@ fn an_upgrade_to_another_abi_swaps_programs_only_after_the_flip() {
             wire(&mut kernel, &wanted).expect("wiring");
             let ids = |kernel: &mut Kernel| -> Vec<u32> {
                 kernel.belongings().expect("belongings");
-                kernel.loaded_programs().iter().map(|program| program.id).collect()
+                kernel.loaded_programs().expect("programs").iter().map(|program| program.id).collect()
             };
             let old = ids(&mut kernel);
             drop(kernel);

@@ -251,9 +251,13 @@ impl<D: Inspect, S: Store> Agent<D, S> {
                     tracing::warn!(entries = commit.drift, "somebody else changed the live state; healed");
                 }
             }
-            None => self.idle_timings = applied.timings,
+            None => {
+                tracing::debug!(phases = applied.timings.phases(), "nothing to do");
+                self.idle_timings = applied.timings;
+            }
         }
-        if applied.flipped {
+        let behind = self.catch_up_at.is_none() && self.engine.standby_is_behind();
+        if applied.flipped || behind {
             self.catch_up_at = Some(Instant::now() + self.intervals.catch_up);
         }
         self.publish();
@@ -368,6 +372,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             healed: self.healed,
             timings: self.timings,
             idle_timings: self.idle_timings,
+            written: self.engine.written(),
         });
         Ok(status)
     }

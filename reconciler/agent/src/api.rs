@@ -1,5 +1,9 @@
 //! The local API: HTTP/1.1 and JSON on a Unix socket.
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
@@ -145,6 +149,7 @@ async fn apply<D: Inspect + 'static, S: Store + 'static>(
     Query(allow): Query<Allow>,
     body: Bytes,
 ) -> Response {
+    let start = Instant::now();
     let manifests = if body.is_empty() {
         let (roots, source) = (shared.roots.clone(), shared.source.clone());
         let look = tokio::task::spawn_blocking(move || DirSource::new(&roots).settled(REST, PATIENCE));
@@ -156,8 +161,17 @@ async fn apply<D: Inspect + 'static, S: Store + 'static>(
     } else {
         bundle::decode(&body)
     };
+    let read_us = start.elapsed().as_micros() as u64;
     match manifests {
-        Ok(manifests) => answer(shared.handle.call(move |agent| agent.apply_now(manifests, allow)).await),
+        Ok(manifests) => {
+            let applied = shared.handle.call(move |agent| agent.apply_now(manifests, allow)).await;
+            answer(applied.map(|applied| {
+                applied.map(|mut document| {
+                    document.timings.read_us = read_us;
+                    document
+                })
+            }))
+        }
         Err(error) => refuse(&error),
     }
 }

@@ -26,6 +26,26 @@ pub struct ApplyDocument {
     pub digest: String,
     pub pending: Vec<PendingDocument>,
     pub timings: Timings,
+    pub written: WrittenDocument,
+}
+
+/// What was written to the kernel, in its own terms: an apply that finds nothing to do writes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct WrittenDocument {
+    /// `bpf(2)` calls and rtnetlink requests that change something.
+    pub syscalls: u64,
+    /// Stores through mapped tables.
+    pub stores: u64,
+}
+
+impl WrittenDocument {
+    pub(crate) const fn since(self, before: Self) -> Self {
+        Self {
+            syscalls: self.syscalls.saturating_sub(before.syscalls),
+            stores: self.stores.saturating_sub(before.stores),
+        }
+    }
 }
 
 impl ApplyDocument {
@@ -42,6 +62,7 @@ impl ApplyDocument {
             digest: plan.digest,
             pending: applied.desired.compiled.pending.iter().map(PendingDocument::from).collect(),
             timings: applied.timings,
+            written: applied.written,
         }
     }
 }
@@ -184,6 +205,8 @@ pub struct AgentDocument {
     pub timings: Timings,
     /// Of the last look that found nothing to do.
     pub idle_timings: Timings,
+    /// Since it started.
+    pub written: WrittenDocument,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,8 @@ use weir_plan::{
 use weir_schema::Options;
 
 use crate::{
-    Allow, Error, Manifests, Session, Snapshot, Timings, clock, guard, manifests::Parser, session, timings::Stopwatch,
+    Allow, Error, Manifests, Session, Snapshot, Timings, WrittenDocument, clock, guard, manifests::Parser,
+    session::Sessions, timings::Stopwatch,
 };
 
 #[derive(Clone, Debug)]
@@ -47,6 +48,7 @@ pub struct Planned {
     pub unfinished: Option<Phase>,
     pub timings: Timings,
     numbering: Numbering,
+    sessions: Sessions,
 }
 
 impl Planned {
@@ -68,6 +70,8 @@ pub struct Applied {
     /// What was executed.
     pub plan: Plan,
     pub timings: Timings,
+    /// By plan and apply together.
+    pub written: WrittenDocument,
 }
 
 #[derive(Debug)]
@@ -146,9 +150,11 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let same = memory.applied.as_ref().filter(|applied| {
             manifests.is(&applied.manifests.refs()) && facts == applied.facts && applied.node == node
         });
+        let mut sessions = Sessions::Unread(self.options.proc.clone());
         let (desired, marked) = match same {
             Some(applied) => (applied.clone(), false),
             None => {
+                sessions = sessions.read_meanwhile();
                 let compiled = weir_compile::compile(&input, &mut numbering).map_err(Error::Compile)?;
                 let snapshot = Snapshot {
                     manifests: manifests.clone(),
@@ -190,7 +196,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         }
         timings.plan_us = watch.lap();
         timings.live_us = watch.total();
-        Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, numbering })
+        Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, numbering, sessions })
     }
 
     /// Whether what is known of the live tables still means the same devices. One that was made anew under its name has
@@ -343,7 +349,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     fn apply_restoring(
         &mut self,
-        planned: Planned,
+        mut planned: Planned,
         allow: Allow,
         operation: Operation,
         restores: Option<u64>,
@@ -356,9 +362,10 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             }
             let timings = Timings { total_us: planned.timings.live_us, ..planned.timings };
             let Planned { desired, applied: before, plan, .. } = planned;
-            return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings });
+            let written = WrittenDocument::default();
+            return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings, written });
         }
-        self.guard(&planned, allow)?;
+        self.guard(&mut planned, allow)?;
         let nobody_wants_back = !planned.plan.drift.is_empty() || interrupted_at_flip(planned.unfinished);
         let applied = self.execute(planned, operation, restores);
         match &applied {
@@ -374,7 +381,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         applied
     }
 
-    fn guard(&self, planned: &Planned, allow: Allow) -> Result<(), Error> {
+    fn guard(&self, planned: &mut Planned, allow: Allow) -> Result<(), Error> {
         fn objects(snapshot: &Snapshot) -> &[ObjectInfo] {
             snapshot.compiled.provenance.objects()
         }
@@ -393,7 +400,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         }
         let Some(applied) = &planned.applied else { return Ok(()) };
         if !allow.lockout && !planned.plan.active.is_empty() {
-            let sessions = session::sessions(&self.options.proc);
+            let sessions = std::mem::replace(&mut planned.sessions, Sessions::Unread(self.options.proc.clone())).get();
             let refusal = guard::lockout(
                 sessions,
                 |session| passes(applied, session),
@@ -407,7 +414,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     }
 
     fn execute(&mut self, planned: Planned, operation: Operation, restores: Option<u64>) -> Result<Applied, Error> {
-        let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, mut numbering } = planned;
+        let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, mut numbering, .. } = planned;
         let mut watch = Stopwatch::start();
         let mut journal = Journal {
             sequence,
@@ -490,22 +497,26 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             flips,
             writes = plan.summary.writes,
             drift = plan.summary.drift,
-            stage_us = timings.stage_us,
-            flip_us = timings.flip_us,
-            record_us = timings.record_us,
+            phases = timings.phases(),
             "applied"
         );
-        Ok(Applied { commit: Some(commit), flipped: flips, desired, before: applied, plan, timings })
+        let written = WrittenDocument::default();
+        Ok(Applied { commit: Some(commit), flipped: flips, desired, before: applied, plan, timings, written })
     }
 
     fn stage(&mut self, plan: &Plan, warm: bool) -> Result<(), Error> {
-        if !plan.wiring.is_empty() {
-            self.datapath.build(&plan.wiring)?;
+        let WiringDelta { devices, hooks } = &plan.wiring;
+        // The tables name devices by index. Programs come last: the verifier may still be at work on them.
+        if !devices.is_empty() {
+            self.datapath.build(&WiringDelta { devices: devices.clone(), hooks: Vec::new() })?;
         }
-        if plan.active.is_empty() && plan.standby_drift.is_empty() {
-            return Ok(());
+        if !plan.active.is_empty() || !plan.standby_drift.is_empty() {
+            self.write_standby(&plan.standby, warm)?;
         }
-        self.write_standby(&plan.standby, warm)
+        if !hooks.is_empty() {
+            self.datapath.build(&WiringDelta { devices: Vec::new(), hooks: hooks.clone() })?;
+        }
+        Ok(())
     }
 
     fn write_standby(&mut self, delta: &weir_plan::TablesDelta, warm: bool) -> Result<(), Error> {
@@ -567,6 +578,11 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             Some(Some(Observed { generation, sides, wiring: compiled.wiring.clone(), capacity: compiled.capacity }));
     }
 
+    /// Whether the standby side, as far as this process knows it, may hold something else than the active one.
+    pub fn standby_is_behind(&self) -> bool {
+        matches!(&self.live, Some(Some(live)) if !Arc::ptr_eq(&live.sides[0], &live.sides[1]))
+    }
+
     /// Brings the standby side up to the active one, so that the next commit's delta is its own. From then on a
     /// rollback is an apply.
     pub fn catch_up(&mut self) -> Result<bool, Error> {
@@ -623,9 +639,9 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     /// Goes back to `target`, as planned by [`Self::plan_rollback`], and stays there until somebody resumes: the source
     /// is not followed, and what was applied is kept as it is.
-    pub fn rollback(&mut self, target: &Commit, planned: Planned, allow: Allow) -> Result<Applied, Error> {
+    pub fn rollback(&mut self, target: &Commit, mut planned: Planned, allow: Allow) -> Result<Applied, Error> {
         if !planned.is_settled() {
-            self.guard(&planned, allow)?;
+            self.guard(&mut planned, allow)?;
         }
         let before = self.store.suspension()?;
         let reason = format!("rolled back to commit {}", target.sequence);

@@ -4,6 +4,8 @@ use std::time::Duration;
 use weir_abi::{Counter, Direction, DropEvent, Reason};
 use weir_plan::{Datapath, DatapathError};
 
+use crate::WrittenDocument;
+
 /// A datapath that can be looked into.
 pub trait Inspect: Datapath {
     type Events: EventSource;
@@ -19,6 +21,9 @@ pub trait Inspect: Datapath {
 
     /// Starts these rules' counters anew: the numbers stand for other rules from now on.
     fn reset_rules(&mut self, rules: &[u32]) -> Result<(), DatapathError>;
+
+    /// What this process wrote so far.
+    fn written(&mut self) -> WrittenDocument;
 
     /// What each kernel table takes.
     fn sizes(&mut self) -> Result<Vec<TableSize>, DatapathError>;
@@ -86,6 +91,10 @@ impl Inspect for weir_plan::fake::FakeDatapath {
 
     fn reset_rules(&mut self, _: &[u32]) -> Result<(), DatapathError> {
         Ok(())
+    }
+
+    fn written(&mut self) -> WrittenDocument {
+        WrittenDocument::default()
     }
 
     fn sizes(&mut self) -> Result<Vec<TableSize>, DatapathError> {

@@ -9,7 +9,7 @@ use weir_abi::{Counter, DropEvent};
 use weir_datapath::{Events, Kernel};
 use weir_plan::DatapathError;
 
-use crate::{Attachment, EventSource, Inspect, Metrics, TableSize};
+use crate::{Attachment, EventSource, Inspect, Metrics, TableSize, WrittenDocument};
 
 impl Inspect for Kernel {
     type Events = Events;
@@ -57,6 +57,11 @@ impl Inspect for Kernel {
             }
         }
         Ok(())
+    }
+
+    fn written(&mut self) -> WrittenDocument {
+        let weir_datapath::Writes { syscalls, stores } = Kernel::writes(self);
+        WrittenDocument { syscalls, stores }
     }
 
     fn sizes(&mut self) -> Result<Vec<TableSize>, DatapathError> {

@@ -1,4 +1,11 @@
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use weir_plan::{Commit, FileRef, Store};
 use weir_schema::{ContentHash, Diagnostics, File, Inventory, Options, ParsedFile};
@@ -84,16 +91,54 @@ impl Parser {
 
     pub fn parse(&mut self, manifests: &Manifests) -> Result<Inventory, Diagnostics> {
         self.turn += 1;
-        let parse = |file: &File| {
-            let parsed = || Arc::new(weir_schema::parse_file(file, &self.options));
-            let known = self.files.entry((file.path.clone(), file.hash)).or_insert_with(|| (parsed(), 0));
+        let unknown = |file: &&File| !self.files.contains_key(&(file.path.clone(), file.hash));
+        let unknown: Vec<&File> = manifests.files.iter().filter(unknown).collect();
+        for (file, parsed) in unknown.iter().zip(parse_all(&unknown, &self.options)) {
+            self.files.insert((file.path.clone(), file.hash), (parsed, 0));
+        }
+        let known = |file: &File| {
+            let known = self.files.get_mut(&(file.path.clone(), file.hash))?;
             known.1 = self.turn;
-            known.0.clone()
+            Some(known.0.clone())
         };
-        let parsed: Vec<Arc<ParsedFile>> = manifests.files.iter().map(parse).collect();
+        let parsed: Vec<Arc<ParsedFile>> = manifests.files.iter().filter_map(known).collect();
         // Somebody's diff of other files in between must not make the next look at these parse everything.
         let turn = self.turn;
         self.files.retain(|_, (_, used)| *used + 1 >= turn);
         weir_schema::assemble(&parsed, &manifests.files)
     }
+}
+
+/// Less than this is parsed before a thread has started.
+const WORTH_A_THREAD: usize = 1 << 18;
+
+/// In the order of `files`.
+fn parse_all(files: &[&File], options: &Options) -> Vec<Arc<ParsedFile>> {
+    let parse = |file: &&File| Arc::new(weir_schema::parse_file(file, options));
+    let threads = thread::available_parallelism().map_or(1, Into::into).min(files.len());
+    if threads < 2 || files.iter().map(|file| file.bytes.len()).sum::<usize>() < WORTH_A_THREAD {
+        return files.iter().map(parse).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut parsed = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = files.get(at) else { return parsed };
+            parsed.push((at, parse(file)));
+        }
+    };
+    let mut parsed = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut parsed = work();
+        for other in others {
+            match other.join() {
+                Ok(more) => parsed.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        parsed
+    });
+    parsed.sort_unstable_by_key(|(at, _)| *at);
+    parsed.into_iter().map(|(_, parsed)| parsed).collect()
 }

@@ -61,12 +61,12 @@ impl Snapshot {
         };
         let rule = self.compiled.provenance.rule(rule)?;
         // Finding one of half a million lines costs tens of milliseconds, and a plan shows many entries.
-        if address.is_some() && self.manifests.files.iter().any(|file| file.bytes.len() > LONG_FILE) {
+        if address.is_some() && self.manifests.files.iter().map(|file| file.bytes.len()).sum::<usize>() > LONG_LISTS {
             return None;
         }
         self.place_of_rule(rule, address)
     }
 }
 
-/// Bytes of a list that is not searched for the sake of a plan; `trace` and `monitor` search any.
-const LONG_FILE: usize = 1 << 20;
+/// Bytes of manifests and lists that are not searched for the sake of a plan; `trace` and `monitor` search any.
+const LONG_LISTS: usize = 1 << 20;

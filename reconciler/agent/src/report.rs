@@ -9,6 +9,7 @@ use crate::{
     Allow, Applied, ApplyDocument, AttachmentDocument, CommitDocument, Engine, Error, FORMAT_VERSION,
     GenerationDocument, HistoryDocument, Inspect, ListDocument, Look, Manifests, PendingDocument, Places, PlanDocument,
     PlanView, Planned, Resource, Snapshot, StatusDocument, SuspendDocument, SuspensionDocument, TableDocument,
+    WrittenDocument,
 };
 
 /// Entries of one object in an answer that is meant for people.
@@ -44,19 +45,28 @@ fn document(plan: &Plan, desired: &Snapshot, applied: Option<&Snapshot>, limit: 
 impl<D: Inspect, S: Store> Engine<D, S> {
     /// Plans and applies.
     pub fn bring_live(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<Applied, Error> {
+        let before = self.written();
         let planned = self.plan(manifests, look)?;
         let plan = &planned.plan;
         let healing = plan.changes.is_empty() && plan.summary.drift > 0;
         let operation = if healing { Operation::Heal } else { Operation::Apply };
         self.reset_reused(&planned)?;
-        self.apply(planned, allow, operation)
+        let applied = self.apply(planned, allow, operation)?;
+        Ok(Applied { written: self.written().since(before), ..applied })
+    }
+
+    /// What this process wrote to the kernel so far.
+    pub fn written(&mut self) -> WrittenDocument {
+        self.datapath().written()
     }
 
     pub fn go_back(&mut self, sequence: Option<u64>, look: Look, allow: Allow) -> Result<Applied, Error> {
+        let before = self.written();
         let target = self.rollback_target(sequence)?;
         let planned = self.plan_rollback(&target, look)?;
         self.reset_reused(&planned)?;
-        self.rollback(&target, planned, allow)
+        let applied = self.rollback(&target, planned, allow)?;
+        Ok(Applied { written: self.written().since(before), ..applied })
     }
 
     /// Counters of numbers that stood for another rule once. Neither side speaks of that one any more.

@@ -3,7 +3,8 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
+    thread::{self, JoinHandle},
 };
 
 /// An established TCP session to a port that this host listens on.
@@ -24,6 +25,32 @@ impl fmt::Display for Session {
 pub fn sessions(proc: &Path) -> Vec<Session> {
     let text = |name| std::fs::read_to_string(proc.join("net").join(name)).unwrap_or_default();
     parse(&text("tcp"), &text("tcp6"))
+}
+
+/// The sessions, for whoever asks for them.
+#[derive(Debug)]
+pub(crate) enum Sessions {
+    Unread(PathBuf),
+    /// The kernel goes through every bucket of its tables, and that takes as long as compiling: both at once.
+    Reading(PathBuf, JoinHandle<Vec<Session>>),
+}
+
+impl Sessions {
+    pub fn read_meanwhile(self) -> Self {
+        let Self::Unread(proc) = self else { return self };
+        let path = proc.clone();
+        match thread::Builder::new().name("weir-sessions".to_owned()).spawn(move || sessions(&path)) {
+            Ok(thread) => Self::Reading(proc, thread),
+            Err(_) => Self::Unread(proc),
+        }
+    }
+
+    pub fn get(self) -> Vec<Session> {
+        match self {
+            Self::Unread(proc) => sessions(&proc),
+            Self::Reading(proc, thread) => thread.join().unwrap_or_else(|_| sessions(&proc)),
+        }
+    }
 }
 
 const ESTABLISHED: &str = "01";

@@ -76,24 +76,26 @@ pub fn notes(machine: &Machine) -> Vec<String> {
 
 /// The programs that are loaded, or else those of a set of tables that is made for the occasion and thrown away.
 pub fn verified(pin_dir: &Path) -> Result<Vec<Verified>, DatapathError> {
-    let list = |kernel: &Kernel| {
-        let programs = kernel.loaded_programs().into_iter();
-        programs
-            .map(|program| Verified {
-                program: program.name,
-                instructions: program.verified_instructions,
-                jited_bytes: program.jited_bytes,
-            })
-            .collect::<Vec<_>>()
+    let list = |kernel: &mut Kernel| -> Result<Vec<Verified>, DatapathError> {
+        let verified = |program: weir_datapath::ProgramUse| Verified {
+            program: program.name,
+            instructions: program.verified_instructions,
+            jited_bytes: program.jited_bytes,
+        };
+        Ok(kernel.loaded_programs()?.into_iter().map(verified).collect())
     };
-    let live = list(&Kernel::open(Options::new(pin_dir))?);
-    if !live.is_empty() {
+    let live = list(&mut Kernel::open(Options::new(pin_dir))?)?;
+    // Those that a node needs are loaded; the others are as good as theirs.
+    if live.len() == weir_plan::Hook::ALL.len() {
         return Ok(live);
     }
     let mut name = pin_dir.file_name().unwrap_or("weir".as_ref()).to_owned();
     name.push(format!("-doctor-{}", std::process::id()));
     let pins = pin_dir.with_file_name(name);
-    let tried = try_load(&pins).map(|kernel| list(&kernel));
+    let tried = try_load(&pins).and_then(|mut kernel| {
+        kernel.load_all()?;
+        list(&mut kernel)
+    });
     // Nothing but pins was made, and they are all below this directory.
     match fs::remove_dir_all(&pins) {
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {

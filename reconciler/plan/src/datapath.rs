@@ -6,7 +6,8 @@ use crate::{Capacity, InterfaceName, NodeFacts, Tables, TablesDelta, Wiring, Wir
 
 /// The kernel's side of the door.
 ///
-/// The order of an apply is `observe`, then `prepare`, `build`, `stage`, `flip`, `grace`, `tear`. Every method is
+/// The order of an apply is `observe`, then `prepare`, `build` for devices, `stage`, `build` for programs, `flip`,
+/// `grace`, `tear`. Every method is
 /// idempotent: creating what is there and deleting what is missing are fine. Only `stage` writes tables, only ever the
 /// standby side, and never before `grace` has returned for the flip that made it standby.
 pub trait Datapath {
@@ -21,7 +22,8 @@ pub trait Datapath {
     fn generation(&mut self) -> Result<Option<Generation>, DatapathError>;
 
     /// Makes sure that every table exists and that `tables` will fit: creates, or grows by classes without losing a
-    /// packet.
+    /// packet. Where nothing runs yet, programs may be loaded in the background: that they cannot be is then said by
+    /// the first method that needs them.
     fn prepare(&mut self, tables: &Tables, capacity: &Capacity) -> Result<(), DatapathError>;
 
     /// Creates devices (down) and attaches programs that `delta` adds or changes.

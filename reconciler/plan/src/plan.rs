@@ -142,10 +142,10 @@ impl Plan {
                 self.standby = live.standby().diff(desired);
                 self.summary.writes += self.standby.len() as u64;
             }
-            let mut hash = Canonical(Sha256::new());
+            let mut hash = Canonical::new();
             hash.write(&self.digest);
             self.standby_drift.changes().for_each(|change| change.hash_into(&mut hash));
-            self.digest = hash.0.finalize().into();
+            self.digest = hash.digest();
         }
         self
     }
@@ -197,8 +197,8 @@ fn object_changes(
         }
     }
 
-    // Runs of entries have one owner: remember where the last one went, a large list is one run.
-    let mut last: Option<(Action, Option<usize>, Option<ObjectRef>)> = None;
+    // Runs of entries have one owner, and a large list is one run: no search for every entry.
+    let mut last: Option<(Action, Option<usize>, &mut ObjectChange)> = None;
     for change in tables.changes().chain(wiring.changes()) {
         // A deleted entry belonged to an object of the former revision.
         let (side, target) = match change.action() {
@@ -206,36 +206,49 @@ fn object_changes(
             _ => (Action::Create, Some(desired)),
         };
         let owner = target.and_then(|target| target.provenance.owner(&change));
-        let object = match &last {
-            Some((last_side, last_owner, object)) if *last_side == side && *last_owner == owner => object,
+        let changed = match last.take() {
+            Some((last_side, last_owner, changed)) if last_side == side && last_owner == owner => changed,
             _ => {
                 let object = target.zip(owner).map(|(target, index)| target.provenance.objects()[index].object.clone());
                 by_object.entry(object.clone()).or_insert_with(|| {
                     let (file, line) = object.as_ref().map_or(("".into(), 0), place);
-                    ObjectChange {
-                        object: object.clone(),
-                        action: Action::Update,
-                        file,
-                        line,
-                        entries: Delta::default(),
-                    }
-                });
-                &last.insert((side, owner, object)).2
+                    ObjectChange { object, action: Action::Update, file, line, entries: Delta::default() }
+                })
             }
         };
-        if let Some(changed) = by_object.get_mut(object) {
-            changed.entries.push(change);
-        }
+        changed.entries.push(change);
+        last = Some((side, owner, changed));
     }
     by_object.into_values().collect()
 }
 
-/// A hasher that keeps every byte's influence: the digest is over typed values, not over their text.
-struct Canonical(Sha256);
+/// A hasher that keeps every byte's influence: the digest is over typed values, not over their text. Values are a few
+/// bytes each, and there may be millions: they are gathered.
+struct Canonical {
+    hash: Sha256,
+    gathered: Vec<u8>,
+}
+
+const GATHERED: usize = 4096;
+
+impl Canonical {
+    fn new() -> Self {
+        Self { hash: Sha256::new(), gathered: Vec::with_capacity(GATHERED) }
+    }
+
+    fn digest(mut self) -> [u8; 32] {
+        self.hash.update(&self.gathered);
+        self.hash.finalize().into()
+    }
+}
 
 impl Hasher for Canonical {
     fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        if self.gathered.len() + bytes.len() > GATHERED {
+            self.hash.update(&self.gathered);
+            self.gathered.clear();
+        }
+        self.gathered.extend_from_slice(bytes);
     }
 
     fn finish(&self) -> u64 {
@@ -244,14 +257,14 @@ impl Hasher for Canonical {
 }
 
 fn digest(drift: &Delta, changes: &[ObjectChange]) -> [u8; 32] {
-    let mut hash = Canonical(Sha256::new());
+    let mut hash = Canonical::new();
     drift.changes().for_each(|change| change.hash_into(&mut hash));
     for change in changes {
         change.object.hash(&mut hash);
         hash.write_u8(change.action as u8);
         change.entries.changes().for_each(|entry| entry.hash_into(&mut hash));
     }
-    hash.0.finalize().into()
+    hash.digest()
 }
 
 #[cfg(test)]

@@ -68,9 +68,8 @@ const fn index_lines(stride: u32) -> u32 {
 
 impl<L: Lines> Tree<L> {
     /// Takes over the lines as `walked` found them.
-    pub fn open(mut lines: L, walked: &Walked) -> Self {
+    pub fn open(lines: L, walked: &Walked) -> Self {
         let alloc = Allocator::from_used(&walked.used, lines.len());
-        lines.set_word(0, prefix::HEADER_FORMAT, prefix::FORMAT);
         Self { lines, alloc }
     }
 
@@ -95,6 +94,8 @@ impl<L: Lines> Tree<L> {
 
     /// Applies changes; on [`TreeFull`] some are made, and making all of them again elsewhere is fine.
     pub fn apply<P: TreePrefix>(&mut self, changes: &[Change<P, u32>]) -> Result<(), TreeFull> {
+        // A side that was never written has no header; reading it writes none.
+        self.lines.set_word(0, prefix::HEADER_FORMAT, prefix::FORMAT);
         for change in changes.iter().filter(|change| change.to.is_none()) {
             self.remove(change.key)?;
         }

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::{io::Write, time::Instant};
 
 use weir_agent::{Allow, ApplyDocument, Error, Exit, Look, PlanDocument};
 
@@ -26,9 +26,14 @@ pub async fn run(context: &Context, args: &SourceArgs, allow: AllowArgs) -> Resu
         let document = agent.apply(manifests.as_ref(), allow.into()).await?;
         return finish(context, document);
     }
+    let start = Instant::now();
     let manifests = source.read()?;
+    let read = start.elapsed();
     let mut engine = context.engine(args.ignore_foreign)?;
-    let document = engine.bring_live(&manifests, Look::Kernel, allow.into())?.document();
+    let open = start.elapsed() - read;
+    let mut document = engine.bring_live(&manifests, Look::Kernel, allow.into())?.document();
+    document.timings.read_us = read.as_micros() as u64;
+    document.timings.open_us = open.as_micros() as u64;
     finish(context, document)
 }
 
