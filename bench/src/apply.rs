@@ -281,10 +281,10 @@ fn changes(
     let already = agent.applied()?;
     // The first change also brings the standby side up to date, which has missed the cold apply: once, not each time.
     let mut first = 0.0;
-    for round in 0..rounds as usize {
+    for (round, stranger) in strangers.iter().enumerate() {
         // Each file is changed twice: an entry comes, and it goes.
         let number = (round / 2) % parts.len();
-        let stranger = Prefix4 { bits: strangers[round], length: 32 };
+        let stranger = Prefix4 { bits: *stranger, length: 32 };
         let mut part = parts[number].to_vec();
         if round % 2 == 0 {
             part.push(stranger);

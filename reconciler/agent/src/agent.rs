@@ -232,9 +232,10 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         Ok(applied)
     }
 
-    /// What is not known is looked at in any case.
+    /// What is not known is looked at in any case; and so is what somebody's question for the status found before the
+    /// first verification.
     fn looks(&self, look: Look) -> Look {
-        if self.engine.knows_live() { look } else { Look::Kernel }
+        if self.engine.knows_live() && self.verified_unix_ms.is_some() { look } else { Look::Kernel }
     }
 
     fn applied(&mut self, applied: &Applied, look: Look) {

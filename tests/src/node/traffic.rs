@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
-use super::Node;
+use super::{Node, eventually};
 
 /// Not a number: asks whether the way is open.
 const HELLO: u64 = u64::MAX;
@@ -119,7 +119,7 @@ fn send(
     ready: &AtomicBool,
     sent: &AtomicU64,
 ) -> u64 {
-    let socket = UdpSocket::bind(own).expect("a socket");
+    let socket = bind(own);
     while open && !ready.load(Ordering::Acquire) && !stop.load(Ordering::Relaxed) {
         // Refused or queued: asked again.
         let _ = socket.send_to(&HELLO.to_be_bytes(), peer);
@@ -146,7 +146,7 @@ fn receive(
     received: &AtomicU64,
     bound: &AtomicBool,
 ) -> Vec<u64> {
-    let socket = UdpSocket::bind(own).expect("a socket");
+    let socket = bind(own);
     setsockopt(&socket, RcvBufForce, &(32 << 20)).expect("root may have a large buffer");
     socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
     bound.store(true, Ordering::Release);
@@ -168,6 +168,15 @@ fn receive(
     }
 }
 
+/// A server's socket. A program that another test starts at this moment holds a copy of each of our descriptors until it
+/// has begun, and with it the port that was ours a moment ago.
+fn bind(own: SocketAddr) -> UdpSocket {
+    eventually("the port is free", || match UdpSocket::bind(own) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => None,
+        outcome => Some(outcome.expect("a socket")),
+    })
+}
+
 /// Whether a datagram to `way` is answered by an echo there, within some tries. The server lives for this question only.
 pub fn reaches(node: &Node, way: Way<'_>) -> bool {
     let peer = SocketAddr::new(way.address.parse().expect("an address"), way.port);
@@ -175,7 +184,7 @@ pub fn reaches(node: &Node, way: Way<'_>) -> bool {
     let server = node.inside(way.to, {
         let (stop, own) = (stop.clone(), any(peer.ip(), peer.port()));
         move || {
-            let socket = UdpSocket::bind(own).expect("a socket");
+            let socket = bind(own);
             socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
             let mut buffer = [0; 64];
             while !stop.load(Ordering::Relaxed) {
