@@ -198,7 +198,7 @@ fn a_torn_flip_is_noticed() {
             point(active.other(), active.other());
         };
         // Microseconds lie between the two words: on a busy machine no packet may come in between for a while.
-        let noticed = (0..FLIPS / 20).any(|_| mixtures(node, 20, torn).0 > 0);
+        let noticed = (0..flips() / 20).any(|_| mixtures(node, 20, torn).0 > 0);
         assert!(noticed, "a flip in two words was not noticed");
     });
 }
