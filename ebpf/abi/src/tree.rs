@@ -266,26 +266,47 @@ const fn join(high: u32, low: u32) -> u64 {
     ((high as u64) << 32) | low as u64
 }
 
-/// The upper 64 of the 128 bits, shifted left by `by` (below 128).
+/// The upper 64 of the 128 bits, shifted left by `by` (below 128). Without a branch: the verifier would follow each at
+/// every level, and a processor would guess.
 #[inline(always)]
 const fn shift_left(high: u64, low: u64, by: u32) -> u64 {
-    if by == 0 {
-        high
-    } else if by < 64 {
-        (high << by) | (low >> (64 - by))
-    } else {
-        low << (by & 63)
-    }
+    let past = 0u64.wrapping_sub((by >> 6) as u64 & 1);
+    let (first, second) = (high ^ ((high ^ low) & past), low & !past);
+    let by = by & 63;
+    (first << by) | ((second >> 1) >> (63 - by))
 }
 
-/// Whether the first `length` bits of the difference are zero.
+/// Whether the first `length` bits (at most 128) of the difference are zero. One branch: with none, measured, the
+/// verifier has more to follow, not less.
 #[inline(always)]
 const fn covered(high: u64, low: u64, length: u32) -> bool {
-    if length == 0 {
-        true
-    } else if length <= 64 {
-        high >> (64 - length) == 0
-    } else {
-        high == 0 && low >> ((128 - length) & 63) == 0
+    if length <= 64 { first_bits(high, length) == 0 } else { high | first_bits(low, length - 64) == 0 }
+}
+
+/// The first `length` bits (at most 64), in two steps: no shift may be by 64.
+#[inline(always)]
+const fn first_bits(word: u64, length: u32) -> u64 {
+    let (rest, half) = (64 - (length & 127), (64 - (length & 127)) >> 1);
+    (word >> (half & 63)) >> ((rest - half) & 63)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shifts_and_comparisons_are_those_of_128_bits() {
+        let (high, low) = (0x8123_4567_89ab_cdef_u64, 0xfedc_ba98_7654_3211_u64);
+        let whole = ((high as u128) << 64) | low as u128;
+        for by in 0..128 {
+            assert_eq!(shift_left(high, low, by), ((whole << by) >> 64) as u64, "by {by}");
+        }
+        for bit in 0..=128u32 {
+            let difference = if bit == 128 { 0 } else { 1u128 << (127 - bit) };
+            for length in 0..=128 {
+                let (high, low) = ((difference >> 64) as u64, difference as u64);
+                assert_eq!(covered(high, low, length), length <= bit, "bit {bit}, length {length}");
+            }
+        }
     }
 }
