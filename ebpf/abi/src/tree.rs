@@ -22,7 +22,7 @@
 //!
 //! A *guard* is a bitmap over the bits that follow a skip: where no prefix below lies in, or covers, such a part of the
 //! addresses, its bit is clear, and the answer stands in the skip's line. So an address that nothing covers costs one
-//! read in a bitmap of two to four bytes a prefix, not a walk to the place where nothing is. Word 3 of the skip is
+//! read in a bitmap of one to two bytes a prefix, not a walk to the place where nothing is. Word 3 of the skip is
 //! `bits << 25 | first line` (0: no guard), word 9 the answer where a bit is clear. A set bit promises nothing.
 
 /// One line of a tree.

@@ -10,7 +10,7 @@ use super::{
 /// Below so many prefixes a walk stays in the processor's caches, and a guard saves nothing.
 const LEAST: usize = if cfg!(test) { 32 } else { 512 };
 /// Bits for each prefix, as a power of two: few addresses that nothing covers share a bit with a prefix.
-const BITS_EACH: u32 = 4;
+const BITS_EACH: u32 = 3;
 
 /// Lines of a guard's bitmap.
 pub(super) const fn guard_lines(guard: Guard) -> u32 {

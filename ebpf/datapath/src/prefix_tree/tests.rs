@@ -348,10 +348,10 @@ fn a_bit_that_was_cleared_in_a_guard_is_damage_and_shows_what_is_hidden() {
     let (v4, _) = large(5_000, 0);
     let tree = built(&v4, &Table::new());
     let mut lines = tree.into_lines();
-    let guard = lines.iter().position(|line| line.0[3] >> 25 == 17).expect("a guard of 17 bits for 5,000 prefixes");
+    let guard = lines.iter().position(|line| line.0[3] >> 25 == 16).expect("a guard of 16 bits for 5,000 prefixes");
     let bitmap = weir_abi::tree::Guard(lines[guard].0[3]).line() as usize;
-    let (prefix, _) = *v4.iter().find(|(prefix, _)| prefix.length > 17).expect("a long one");
-    let bit = prefix.bits >> 15;
+    let (prefix, _) = *v4.iter().find(|(prefix, _)| prefix.length > 16).expect("a long one");
+    let bit = prefix.bits >> 16;
     lines[bitmap + (bit >> 9) as usize].0[(bit >> 5 & 15) as usize] &= !(1 << (bit & 31));
     let walked = walk(&lines);
     assert!(walked.damaged);
