@@ -82,12 +82,19 @@ pub fn passed(case: &Case, reason: Reason, next: u8) {
 /// count.
 #[inline(always)]
 pub fn refused(case: &mut Case, reason: Reason) {
-    weir_refused(case, reason as u32);
+    let tell = may_tell(case);
+    refused_telling(case, reason, tell);
+}
+
+/// As [`refused`], for who has asked already whether an event may be made.
+#[inline(always)]
+pub fn refused_telling(case: &mut Case, reason: Reason, tell: bool) {
+    weir_refused(case, reason as u32, tell as u32);
 }
 
 /// Whether this jiffy may have one more event. A test run's always may: it tells of each packet.
 #[inline(always)]
-fn may_tell(case: &mut Case) -> bool {
+pub fn may_tell(case: &mut Case) -> bool {
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_jiffies64() };
     if case.told_at != now {
@@ -100,20 +107,23 @@ fn may_tell(case: &mut Case) -> bool {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn weir_refused(case: *mut Case, reason: u32) -> u32 {
+extern "C" fn weir_refused(case: *mut Case, reason: u32, tell: u32) -> u32 {
     // SAFETY: the caller's reference; the verifier asks for the comparison with null.
     let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
     let Some(reason) = Reason::from_code(reason as u8) else { return 0 };
     let length = case.packet.length;
     count(reason, case.direction(), length);
     count_rule(case.rule, length);
+    if tell == 0 {
+        add(METRICS.get_ptr_mut(LOST_EVENTS), length);
+        return 0;
+    }
     if case.peer == 0 && case.near.identity != 0 {
         let flow = &case.packet.flow;
         let far = if case.near_is_source { flow.destination() } else { flow.source() };
         case.peer = tables::identity_of(case.run.side(), far);
     }
-    let slot = if may_tell(case) { EVENTS.reserve(0) } else { None };
-    match slot {
+    match EVENTS.reserve(0) {
         Some(mut slot) => {
             let flow = &case.packet.flow;
             slot.write(DropEvent {

@@ -4,7 +4,7 @@ use weir_abi::{
     interface_flags,
 };
 
-use crate::{case::Case, flow::Ends, tables};
+use crate::{flow::Ends, run::Run, tables, words};
 
 /// Why the packet is to be dropped, and by which rule.
 pub struct Hit {
@@ -13,43 +13,41 @@ pub struct Hit {
 }
 
 /// Asks for the source, the destination, or both. Only an address that some prefix covers costs more than the walk of
-/// the tree; only then do the addresses go into the case.
+/// the tree.
 #[inline(always)]
-pub fn filter(case: &mut Case, interface: &InterfaceInfo, ends: Ends) -> Option<Hit> {
+pub fn filter(run: Run, interface: &InterfaceInfo, ends: Ends) -> Option<Hit> {
     if interface.flags & interface_flags::PREFILTER_SOURCE != 0
-        && let Some(hit) = look_up(case, interface.prefilter_group, SIDE_SOURCE, ends)
+        && let Some(hit) = look_up(run, interface.prefilter_group, SIDE_SOURCE, ends.source)
     {
         return Some(hit);
     }
     if interface.flags & interface_flags::PREFILTER_DESTINATION != 0 {
-        return look_up(case, interface.prefilter_group, SIDE_DESTINATION, ends);
+        return look_up(run, interface.prefilter_group, SIDE_DESTINATION, ends.destination);
     }
     None
 }
 
 #[inline(always)]
-fn look_up(case: &mut Case, group: u32, side: usize, ends: Ends) -> Option<Hit> {
-    let address = if side == SIDE_SOURCE { ends.source } else { ends.destination };
-    match tables::prefilter(case.run.side(), address) {
+fn look_up(run: Run, group: u32, side: usize, address: [u64; 2]) -> Option<Hit> {
+    match tables::prefilter(run.side(), address) {
         0 => None,
-        class => {
-            case.packet.flow.set_addresses(ends);
-            act(case, class, group, side)
-        }
+        class => act(run, class, group, side, address),
     }
 }
 
 #[inline(always)]
-fn act(case: &Case, class: u32, group: u32, side: usize) -> Option<Hit> {
-    let run = case.run;
+fn act(run: Run, class: u32, group: u32, side: usize, address: [u64; 2]) -> Option<Hit> {
     let class = tables::prefilter_class(run.side(), class)?;
     let cell = class.cells[(group as usize % CLASS_GROUPS) * 2 + side];
-    let flow = &case.packet.flow;
-    let address = || if side == SIDE_SOURCE { flow.source() } else { flow.destination() };
     match cell.action() {
         ACTION_DROP => Some(Hit { reason: Reason::Prefilter, rule: cell.rule() }),
-        ACTION_ENDPOINT_RANGE if tables::endpoint(run.side(), address()).is_none() => {
-            Some(Hit { reason: Reason::UnknownDestination, rule: cell.rule() })
+        ACTION_ENDPOINT_RANGE => {
+            // A copy has its address taken, so that what every packet has stays in registers.
+            let key = address;
+            match tables::endpoint(run.side(), words::as_address(&key)) {
+                None => Some(Hit { reason: Reason::UnknownDestination, rule: cell.rule() }),
+                Some(_) => None,
+            }
         }
         _ => None,
     }

@@ -3,6 +3,8 @@
 //! What the compiler would set to zero with a call of `memset`, which goes byte by byte here and costs a call
 //! (measured: 60 ns a packet), is written as words.
 
+use weir_abi::Address;
+
 /// Every bit zero.
 ///
 /// # Safety
@@ -31,6 +33,14 @@ pub fn copy<T: Copy>(from: &T, to: &mut T) {
         unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
         at += 1;
     }
+}
+
+/// An address, of which these are the words in memory.
+#[inline(always)]
+pub fn as_address(words: &[u64; 2]) -> &Address {
+    const { assert!(size_of::<Address>() == 16 && align_of::<Address>() <= 8) };
+    // SAFETY: as large, aligned, and all bits are values.
+    unsafe { &*core::ptr::from_ref(words).cast::<Address>() }
 }
 
 /// Two words, as they are in memory.

@@ -7,7 +7,7 @@ use crate::{
     case::Case,
     flow::{Ends, ICMPV6, SCTP, TCP, UDP},
     parse::{self, Part, Window, ip, link},
-    prefilter,
+    prefilter::{self, Hit},
     run::Run,
     tables,
 };
@@ -23,50 +23,56 @@ fn xdp_ingress(context: XdpContext) -> u32 {
         return xdp_action::PASS;
     }
     let Some(case) = Case::begin(run, next_hook::XDP_INGRESS, ifindex) else { return xdp_action::DROP };
-    match judge(&context, case, interface) {
+    let mut ends = Ends::NONE;
+    match judge(&context, case, interface, &mut ends) {
         Ok(reason) => {
             let network = interface.flags & interface_flags::NETWORK != 0;
             account::passed(case, reason, if network { next_hook::FROM_NETWORK } else { next_hook::STACK });
             xdp_action::PASS
         }
-        Err(reason) => {
-            account::refused(case, reason);
+        Err(Dropped { reason, tell }) => {
+            account::refused_telling(case, reason, tell);
             xdp_action::DROP
         }
     }
 }
 
+/// Why, and whether the case says of what, for an event: most drops of a flood have none.
+struct Dropped {
+    reason: Reason,
+    tell: bool,
+}
+
 /// `Ok`: as what the frame is counted.
 #[inline(always)]
-fn judge(context: &XdpContext, case: &mut Case, interface: &InterfaceInfo) -> Result<Reason, Reason> {
+fn judge(context: &XdpContext, case: &mut Case, interface: &InterfaceInfo, ends: &mut Ends) -> Result<Reason, Dropped> {
     let mut window = Window { data: context.data(), end: context.data_end(), length: 0 };
     window.length = (window.end - window.data) as u32;
-    let mut ends = Ends::NONE;
-    let mut network = look(case, &window, &mut ends);
+    let mut network = look(case, &window, ends);
     if network == Err(Reason::Truncated) {
         // A frame in several buffers is longer than its first one.
         // SAFETY: the context is valid for the whole run.
         window.length = unsafe { bpf_xdp_get_buff_len(context.ctx) } as u32;
-        network = look(case, &window, &mut ends);
+        network = look(case, &window, ends);
     }
     let case = case.settled();
-    match network {
-        Ok(Network::Ip) => {}
+    let hit = match network {
+        Ok(Network::Ip) => prefilter::filter(case.run, interface, *ends),
         Ok(Network::Arp) => return Ok(Reason::ForwardedLink),
         Ok(Network::Other) => return Ok(Reason::PrefilterPass),
-        Err(reason) => {
-            case.packet.flow.set_addresses(ends);
-            return Err(reason);
-        }
-    }
-    let Some(hit) = prefilter::filter(case, interface, ends) else {
-        return Ok(Reason::PrefilterPass);
+        Err(reason) => Some(Hit { reason, rule: 0 }),
     };
-    if show_transport(case, &window) {
+    let Some(Hit { reason, rule }) = hit else { return Ok(Reason::PrefilterPass) };
+    case.rule = rule;
+    let tell = account::may_tell(case);
+    if tell {
+        case.packet.flow.set_addresses(*ends);
+    }
+    if network.is_ok() && show_transport(case, &window, tell) {
+        case.rule = 0;
         return Ok(Reason::ForwardedLink);
     }
-    case.rule = hit.rule;
-    Err(hit.reason)
+    Err(Dropped { reason, tell })
 }
 
 #[derive(PartialEq, Eq)]
@@ -94,17 +100,17 @@ fn look(case: &mut Case, window: &Window, ends: &mut Ends) -> Result<Network, Re
     Ok(Network::Ip)
 }
 
-/// Takes the ports, for the report, where they are plain to see. True for neighbour discovery: addresses are resolved
+/// Takes the ports, for an event, where they are plain to see. True for neighbour discovery: addresses are resolved
 /// whatever the filter says.
 #[inline(always)]
-fn show_transport(case: &mut Case, window: &Window) -> bool {
+fn show_transport(case: &mut Case, window: &Window, tell: bool) -> bool {
     let packet = &mut case.packet;
     if packet.fragment.of == Part::Later || packet.payload < 8 {
         return false;
     }
     let Ok(header) = window.at(packet.transport, 8) else { return false };
     match packet.flow.protocol() {
-        TCP | UDP | SCTP => {
+        TCP | UDP | SCTP if tell => {
             packet.flow.set_ports(header.u16_be::<0>(), header.u16_be::<2>());
             false
         }
