@@ -35,8 +35,9 @@ cargo xtask VERB
   test [--quick]      formatting, lints, every test, and the oldest kernel under emulation
                       (--quick: short campaigns, no emulation)
   vm                  the oldest kernel (Debian's 6.1) under software emulation: load, attach, packets, quickstart
-  bench [ARGS]        the benchmarks; ARGS go to them (--check exits 1 on a missed target)
-  soak --minutes N    the campaigns at full count, again and again with new seeds
+  bench [ARGS]        the benchmarks, into bench/results/; ARGS go to them (--check exits 1 on a missed target,
+                      the name of a section runs that one only)
+  soak --minutes N    the campaigns at full count, again and again with new seeds, into bench/results/
 
 setup comes first in each of them, and does nothing when nothing is missing.";
 
