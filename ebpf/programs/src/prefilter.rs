@@ -16,23 +16,22 @@ pub struct Hit {
 /// the tree.
 #[inline(always)]
 pub fn filter(run: Run, interface: &InterfaceInfo, ends: Ends) -> Option<Hit> {
-    if interface.flags & interface_flags::PREFILTER_SOURCE != 0
-        && let Some(hit) = look_up(run, interface.prefilter_group, SIDE_SOURCE, ends.source)
-    {
-        return Some(hit);
+    let group = interface.prefilter_group;
+    if interface.flags & interface_flags::PREFILTER_SOURCE != 0 {
+        let class = tables::prefilter(run.side(), ends.source);
+        if class != 0
+            && let Some(hit) = act(run, class, group, SIDE_SOURCE, ends.source)
+        {
+            return Some(hit);
+        }
     }
     if interface.flags & interface_flags::PREFILTER_DESTINATION != 0 {
-        return look_up(run, interface.prefilter_group, SIDE_DESTINATION, ends.destination);
+        let class = tables::prefilter_called(run.side(), ends.destination);
+        if class != 0 {
+            return act(run, class, group, SIDE_DESTINATION, ends.destination);
+        }
     }
     None
-}
-
-#[inline(always)]
-fn look_up(run: Run, group: u32, side: usize, address: [u64; 2]) -> Option<Hit> {
-    match tables::prefilter(run.side(), address) {
-        0 => None,
-        class => act(run, class, group, side, address),
-    }
 }
 
 #[inline(always)]

@@ -1,10 +1,10 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use proptest::{collection::vec, prelude::*};
-use weir_abi::tree::{Line, lookup_v4, lookup_v6};
+use weir_abi::tree::{Guard, Line, SKIP_GUARD, lookup_v4, lookup_v6};
 use weir_plan::{Change, Prefix4, Prefix6, Table};
 
-use super::{Lines, Tree, TreePrefix, prefix::masked, walk};
+use super::{Lines, Node, Tree, TreePrefix, prefix::masked, walk};
 
 type Host = Tree<Vec<Line>>;
 
@@ -348,8 +348,10 @@ fn a_bit_that_was_cleared_in_a_guard_is_damage_and_shows_what_is_hidden() {
     let (v4, _) = large(5_000, 0);
     let tree = built(&v4, &Table::new());
     let mut lines = tree.into_lines();
-    let guard = lines.iter().position(|line| line.0[3] >> 25 == 16).expect("a guard of 16 bits for 5,000 prefixes");
-    let bitmap = weir_abi::tree::Guard(lines[guard].0[3]).line() as usize;
+    let Node::Skip(guard) = Node::of(lines.word(0, Prefix4::ROOT)) else { panic!("no guard at the root") };
+    let guard = Guard(lines.word(guard, SKIP_GUARD as u32));
+    assert_eq!(guard.bits(), 16, "for 5,000 prefixes");
+    let bitmap = guard.line() as usize;
     let (prefix, _) = *v4.iter().find(|(prefix, _)| prefix.length > 16).expect("a long one");
     let bit = prefix.bits >> 16;
     lines[bitmap + (bit >> 9) as usize].0[(bit >> 5 & 15) as usize] &= !(1 << (bit & 31));
