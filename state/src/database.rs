@@ -16,6 +16,9 @@ pub(crate) enum Trouble {
     Io(io::Error),
     #[error("{0}")]
     Damaged(String),
+    /// Sound, and written by another version.
+    #[error("{0}")]
+    Format(String),
     #[error("sled panicked: {0}")]
     Panic(String),
     #[error("no space is left")]
@@ -46,7 +49,7 @@ impl Trouble {
                 sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) | sled::Error::Unsupported(_),
             ) => true,
             Self::Sled(_) | Self::NoRoom | Self::Bug(_) => false,
-            Self::Damaged(_) | Self::Panic(_) => !self.is_full(),
+            Self::Damaged(_) | Self::Format(_) | Self::Panic(_) => !self.is_full(),
         }
     }
 

@@ -22,11 +22,11 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Troubl
 pub(crate) fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, Trouble> {
     let damaged = |how: &str| Trouble::Damaged(format!("{what}: {how}"));
     let (header, body) = bytes.split_at_checked(HEADER).ok_or_else(|| damaged("too short"))?;
-    if header[0] != FORMAT {
-        return Err(damaged(&format!("format {} instead of {FORMAT}", header[0])));
-    }
     if header[1..] != checksum(body) {
         return Err(damaged("the checksum does not match"));
+    }
+    if header[0] != FORMAT {
+        return Err(Trouble::Format(format!("{what}: format {} instead of {FORMAT}", header[0])));
     }
     postcard::from_bytes(body).map_err(|error| damaged(&error.to_string()))
 }

@@ -68,9 +68,10 @@ pub(crate) fn open(state: &Path) -> Result<(Contents, Recovery), StoreError> {
         return Err(failed(OPENING, state, trouble));
     }
 
-    // A snapshot only saves time: without one, sled reads its whole log.
+    // A snapshot only saves time: without one, sled reads its whole log. Where what it led to is sound, that is read
+    // already, and another look could only find less.
     let snapshots = snapshots(&directory, |_, _| true).map_err(|cause| space::explain("reading", &directory, cause))?;
-    if !snapshots.is_empty() {
+    if !snapshots.is_empty() && !matches!(trouble, Trouble::Format(_)) {
         quarantine.take(&snapshots)?;
         trouble = match attempt(state) {
             Ok(contents) => return Ok((contents, quarantine.repaired())),
