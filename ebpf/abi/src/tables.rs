@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Raised by hand when the meaning of a field changes and its size does not.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Name of the table of rule counters: one mappable array of [`Counter`], index `cpu * rules + rule`.
 pub const RULE_COUNTERS: &str = "RULE_COUNTERS";

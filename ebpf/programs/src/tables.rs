@@ -37,7 +37,7 @@ pub struct KnownInterface {
     info: InterfaceInfo,
 }
 
-/// Every packet asks for its device: a hash lookup would be a fifth of what a miss in the prefilter costs.
+/// Every packet asks for its device: the answer is kept, so that a flood on one device asks the hash once.
 #[inline(always)]
 pub fn interface(run: Run, ifindex: u32) -> Option<&'static InterfaceInfo> {
     let known = KNOWN_INTERFACES.get_ptr_mut(ifindex % KNOWN_INTERFACE_SLOTS as u32)?;

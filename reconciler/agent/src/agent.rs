@@ -356,6 +356,8 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             (true, ..) => "suspended",
             (false, Some(_), ..) => "failing",
             (false, None, 1.., _) => "drifted",
+            // What it should be like is not known before the source was read.
+            (false, None, 0, _) if self.wanted.is_none() => "starting",
             (false, None, 0, false) => "pending",
             (false, None, 0, true) if status.commit.is_none() => "idle",
             (false, None, 0, true) => "converged",

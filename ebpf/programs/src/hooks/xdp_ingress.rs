@@ -82,8 +82,8 @@ enum Network {
     Other,
 }
 
-/// Parses as far as the addresses. They stay out of the case as long as nobody is told of the packet: to put them into a
-/// flow's order costs as much as the rest of the parser.
+/// Parses as far as the addresses. They stay out of the case as long as nobody is told of the packet: only an event asks
+/// for a flow, whose ends are in order.
 #[inline(always)]
 fn look(case: &mut Case, window: &Window, ends: &mut Ends) -> Result<Network, Reason> {
     let packet = &mut case.packet;
