@@ -78,15 +78,12 @@ impl Kernel {
         self.pins.make()?;
         for (name, current) in FORMER {
             let path = self.pins.table(name);
-            let map = former.iter().find(|former| former.name == current).map(|former| &former.from);
-            // Of the other table, which stays, former and new are one.
-            let map = match map {
-                Some(map) => Map::by_id(map.id()),
-                None => Map::by_id(
-                    self.live()?.maps().iter().find(|(name, _)| *name == current).map_or(0, |(_, map)| map.id()),
-                ),
-            };
-            let map = map.map_err(|cause| failed("holding", current, cause))?;
+            // Of the table that stays, former and new are one.
+            let tables = self.live()?.maps();
+            let staying = tables.into_iter().find(|(name, _)| *name == current).map(|(_, map)| map);
+            let from = former.iter().find(|former| former.name == current).map(|former| &former.from).or(staying);
+            let map = from.map(|map| Map::by_id(map.id())).transpose();
+            let map = map.map_err(|cause| failed("holding", current, cause))?.ok_or_else(not_prepared)?;
             sys::pin_replace(map.as_fd(), &path).map_err(|cause| failed("pinning", path.display(), cause))?;
         }
         self.load(true)?;
