@@ -6,7 +6,7 @@ use crate::database::Trouble;
 
 /// Raised when anything that is stored changes its shape. Another format is moved aside and the store begins anew: it
 /// is a cache.
-pub(crate) const FORMAT: u8 = 2;
+pub(crate) const FORMAT: u8 = 3;
 
 const HEADER: usize = 9;
 

@@ -17,7 +17,7 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, watch};
 use weir_plan::Store;
-use weir_source::DirSource;
+use weir_source::{Access, Source, SourceSpec};
 
 use crate::{Allow, Error, Exit, Failure, Handle, Inspect, LostDocument, Manifests, Resource, bundle};
 
@@ -25,7 +25,8 @@ use crate::{Allow, Error, Exit, Failure, Handle, Inspect, LostDocument, Manifest
 pub(crate) struct Shared<D, S> {
     pub handle: Handle<D, S>,
     /// The agent's own source, for a look on request.
-    pub roots: Vec<std::path::PathBuf>,
+    pub specs: Arc<[SourceSpec]>,
+    pub access: Arc<Access>,
     pub source: Arc<str>,
     /// Lines of JSON.
     pub drops: broadcast::Sender<Bytes>,
@@ -37,7 +38,8 @@ impl<D, S> Clone for Shared<D, S> {
     fn clone(&self) -> Self {
         Self {
             handle: self.handle.clone(),
-            roots: self.roots.clone(),
+            specs: self.specs.clone(),
+            access: self.access.clone(),
             source: self.source.clone(),
             drops: self.drops.clone(),
             stopping: self.stopping.clone(),
@@ -151,10 +153,10 @@ async fn apply<D: Inspect + 'static, S: Store + 'static>(
 ) -> Response {
     let start = Instant::now();
     let manifests = if body.is_empty() {
-        let (roots, source) = (shared.roots.clone(), shared.source.clone());
-        let look = tokio::task::spawn_blocking(move || DirSource::new(&roots).settled(REST, PATIENCE));
+        let (specs, access, source) = (shared.specs.clone(), shared.access.clone(), shared.source.clone());
+        let look = tokio::task::spawn_blocking(move || Source::open(&specs, &access)?.read(REST, PATIENCE));
         match look.await {
-            Ok(Ok(scan)) => Ok(Manifests::new(&source, &scan.revision)),
+            Ok(Ok(revision)) => Ok(Manifests::new(&source, &revision)),
             Ok(Err(error)) => Err(Error::Source(error)),
             Err(cause) => Err(Error::Failed { what: "look at the source".to_owned(), cause: cause.to_string() }),
         }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use weir_source::{Revision, SourceFile};
+use weir_source::{Authorship, Revision, SourceFile};
 
 use crate::{Error, Manifests};
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     source: String,
+    revision: String,
+    authorship: Option<(String, String)>,
     files: Vec<Entry>,
 }
 
@@ -21,7 +23,12 @@ struct Entry {
 
 pub(crate) fn encode(manifests: &Manifests) -> Vec<u8> {
     let entry = |file: &weir_schema::File| Entry { path: file.path.clone(), size: file.bytes.len() };
-    let header = Header { source: manifests.source.to_string(), files: manifests.files.iter().map(entry).collect() };
+    let header = Header {
+        source: manifests.source.to_string(),
+        revision: manifests.revision.to_string(),
+        authorship: manifests.authorship.clone().map(|by| (by.author, by.subject)),
+        files: manifests.files.iter().map(entry).collect(),
+    };
     // A struct of texts and numbers always serializes; an empty header is refused by the other end.
     let mut bytes = serde_json::to_vec(&header).unwrap_or_default();
     bytes.push(b'\n');
@@ -43,7 +50,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Manifests, Error> {
     if !rest.is_empty() {
         return Err(refused("something follows its last file"));
     }
-    Ok(Manifests::new(&header.source, &Revision::new(files)))
+    let authorship = header.authorship.map(|(author, subject)| Authorship { author, subject });
+    Ok(Manifests::new(&header.source, &Revision::named(header.revision, authorship, files)))
 }
 
 #[cfg(test)]

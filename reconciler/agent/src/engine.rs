@@ -457,6 +457,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             node: self.options.node.to_string(),
             source: desired.manifests.source.to_string(),
             revision: desired.manifests.revision.to_string(),
+            authorship: desired.manifests.authorship.clone().map(|by| (by.author, by.subject)),
             files: desired.manifests.refs(),
             boot_id: self.options.boot_id.clone(),
             epoch: generation.epoch,

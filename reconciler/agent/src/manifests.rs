@@ -9,7 +9,7 @@ use std::{
 
 use weir_plan::{Commit, FileRef, Store};
 use weir_schema::{ContentHash, Diagnostics, File, Inventory, Options, ParsedFile};
-use weir_source::Revision;
+use weir_source::{Authorship, Revision};
 
 use crate::{Error, PlanSource};
 
@@ -19,6 +19,7 @@ pub struct Manifests {
     /// `dir:/etc/weir`; empty for standard input.
     pub source: Arc<str>,
     pub revision: Arc<str>,
+    pub authorship: Option<Authorship>,
     /// Sorted by path.
     pub files: Arc<[File]>,
 }
@@ -33,6 +34,7 @@ impl Manifests {
         Self {
             source: source.into(),
             revision: revision.id.as_str().into(),
+            authorship: revision.authorship.clone(),
             files: revision.files.iter().map(file).collect(),
         }
     }
@@ -47,6 +49,10 @@ impl Manifests {
         Ok(Self {
             source: commit.source.as_str().into(),
             revision: commit.revision.as_str().into(),
+            authorship: commit
+                .authorship
+                .as_ref()
+                .map(|(author, subject)| Authorship { author: author.clone(), subject: subject.clone() }),
             files: commit.files.iter().map(file).collect::<Result<_, _>>()?,
         })
     }

@@ -11,7 +11,7 @@ use tokio::{
     sync::{broadcast, watch},
 };
 use weir_plan::Store;
-use weir_source::{DirSource, Watch, WatchOptions};
+use weir_source::{Access, Source, SourceSpec, WatchOptions};
 
 use crate::{
     Agent, Engine, Error, Handle, Inspect, Intervals,
@@ -22,7 +22,8 @@ use crate::{
 
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    pub roots: Vec<PathBuf>,
+    pub specs: Vec<SourceSpec>,
+    pub access: Access,
     /// As status and history show it.
     pub source: String,
     pub socket: PathBuf,
@@ -46,20 +47,26 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     options: RunOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let RunOptions { roots, source, socket, watch, intervals } = options;
+    let RunOptions { specs, access, source, socket, watch, intervals } = options;
     let name = source.clone();
     // The store's lock is what keeps a second agent away: take it before the socket.
     let (handle, ended) = Handle::spawn(move || Ok(Agent::new(open()?, &name, intervals))).await?;
     let listener = listen(&socket)?;
-    let mut watch = Watch::start(DirSource::new(&roots), watch)?;
+    let mut watch = Source::open(&specs, &access)?.follow(watch)?;
     let links = LinkHints::subscribe()
         .map_err(|cause| Error::Failed { what: "subscribe to rtnetlink".to_owned(), cause: cause.to_string() })?;
     let (drops, _) = broadcast::channel(DROPS);
     let snapshots = handle.call(|agent| agent.snapshots()).await?;
     let (farewell, stops) = watch::channel(false);
     let source_name = source.as_str().into();
-    let shared =
-        Shared { handle: handle.clone(), roots, source: source_name, drops: drops.clone(), stopping: stops.clone() };
+    let shared = Shared {
+        handle: handle.clone(),
+        specs: specs.into(),
+        access: access.into(),
+        source: source_name,
+        drops: drops.clone(),
+        stopping: stops.clone(),
+    };
     let mut told = stops;
     let server = axum::serve(listener, api::router(shared)).with_graceful_shutdown(async move {
         // An error means that the sender is gone: then everything ends.

@@ -87,7 +87,8 @@ impl World {
 
     async fn run(&self, intervals: Intervals) -> Running {
         let options = RunOptions {
-            roots: vec![self.root()],
+            specs: vec![weir_source::SourceSpec::Dir(self.root())],
+            access: weir_source::Access::default(),
             source: format!("dir:{}", self.root().display()),
             socket: self.socket(),
             watch: WatchOptions { rest: Duration::from_millis(5), ..WatchOptions::default() },

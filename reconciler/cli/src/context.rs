@@ -10,7 +10,7 @@ use serde::Serialize;
 use weir_agent::{Client, Engine, EngineOptions, Error, Manifests};
 use weir_datapath::Kernel;
 use weir_plan::StoreError;
-use weir_source::{DirSource, SourceError, SourceSpec, read_stdin};
+use weir_source::{Access, GitOptions, SourceError, SourceSpec, read_stdin};
 use weir_state::SledStore;
 
 use crate::{
@@ -89,26 +89,37 @@ pub fn open_store(path: &Path) -> Result<SledStore, StoreError> {
     Ok(SledStore::open_within(path, STORE_PATIENCE)?.0)
 }
 
+impl SourceArgs {
+    fn access(&self, global: &Global) -> Access {
+        Access { git: GitOptions { cache: global.state_dir.join("git"), ..GitOptions::default() }, ..Access::default() }
+    }
+}
+
 /// What `-f` and `--source` name.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// As history shows it; the same place has the same name, wherever it was named from.
     pub name: String,
     /// Empty for standard input.
-    pub roots: Vec<PathBuf>,
+    pub specs: Vec<SourceSpec>,
+    pub access: Access,
 }
 
 impl Source {
-    pub fn new(args: &SourceArgs) -> Result<Self, Error> {
+    pub fn new(global: &Global, args: &SourceArgs) -> Result<Self, Error> {
         let specs: Vec<SourceSpec> = match &args.source {
             Some(source) => vec![SourceSpec::parse(source)?],
             None => args.filenames.iter().map(|text| SourceSpec::parse(text)).collect::<Result<_, _>>()?,
         };
-        if let [SourceSpec::Stdin] = specs.as_slice() {
-            return Ok(Self { name: String::new(), roots: Vec::new() });
+        let access = args.access(global);
+        match specs.as_slice() {
+            [SourceSpec::Stdin] => return Ok(Self { name: String::new(), specs: Vec::new(), access }),
+            [spec @ (SourceSpec::Git(_) | SourceSpec::Etcd(_))] => {
+                return Ok(Self { name: spec.to_string(), specs, access });
+            }
+            // Refuses mixtures.
+            specs => drop(SourceSpec::directories(specs)?),
         }
-        // Refuses what cannot be read yet, and mixtures with standard input.
-        SourceSpec::directories(&specs)?;
         let (mut roots, mut names) = (Vec::new(), Vec::new());
         for spec in specs {
             let SourceSpec::Dir(path) = spec else { continue };
@@ -118,17 +129,17 @@ impl Source {
             })?;
             names.push(format!("dir:{}", real.display()));
             // Not the real path: a link that is swapped must be followed anew at every look.
-            roots.push(std::path::absolute(&path).unwrap_or(path));
+            roots.push(SourceSpec::Dir(std::path::absolute(&path).unwrap_or(path)));
         }
-        Ok(Self { name: names.join(","), roots })
+        Ok(Self { name: names.join(","), specs: roots, access })
     }
 
     /// Reads the source as it is once it is at rest.
     pub fn read(&self) -> Result<Manifests, Error> {
-        if self.roots.is_empty() {
+        if self.specs.is_empty() {
             return Ok(Manifests::new("", &read_stdin(io::stdin().lock())?));
         }
-        let scan = DirSource::new(&self.roots).settled(REST, PATIENCE)?;
-        Ok(Manifests::new(&self.name, &scan.revision))
+        let revision = weir_source::Source::open(&self.specs, &self.access)?.read(REST, PATIENCE)?;
+        Ok(Manifests::new(&self.name, &revision))
     }
 }

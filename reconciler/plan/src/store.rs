@@ -65,6 +65,8 @@ pub struct Commit {
     pub source: String,
     /// The source's own name for what it delivered (for a directory the digest of its files).
     pub revision: String,
+    /// Author and subject, where the source knows them.
+    pub authorship: Option<(String, String)>,
     /// Whole desired state, sorted by path.
     pub files: Vec<FileRef>,
     /// Boot id of the kernel that holds it.

@@ -35,6 +35,8 @@ pub enum SourceError {
     Restless { path: PathBuf, waited: Duration },
     #[error("{spec}: {what} sources are not supported yet")]
     NotSupported { spec: String, what: &'static str },
+    #[error("{spec}: is named beside another source, and must stand alone")]
+    Mixed { spec: String },
     #[error("{spec}: unknown kind of source")]
     UnknownScheme { spec: String },
     #[error("no source was named")]
@@ -53,6 +55,7 @@ impl SourceError {
             Self::Nested { .. } => "source-nested",
             Self::Changing { .. } | Self::Restless { .. } => "source-changing",
             Self::NotSupported { .. } => "source-not-supported",
+            Self::Mixed { .. } => "source-mixed",
             Self::UnknownScheme { .. } | Self::Unnamed => "source-unknown",
         }
     }
@@ -76,6 +79,7 @@ impl SourceError {
             Self::Nested { .. } => "name only the outer one",
             Self::Changing { .. } | Self::Restless { .. } => "wait until whoever writes there is done",
             Self::NotSupported { .. } => "use a directory: `-f PATH` or `--source dir:PATH`",
+            Self::Mixed { .. } => "name one source; only directories and files may be several",
             Self::UnknownScheme { .. } => "write a path, `-`, `dir:PATH`, `git+URL` or `etcd://HOST`",
             Self::Unnamed => "name one with `-f PATH` or `--source dir:PATH`",
         }

@@ -10,9 +10,13 @@
 
 mod dir;
 mod error;
+mod etcd;
+mod follow;
+mod git;
 mod hints;
 mod mentioned;
 mod revision;
+mod source;
 mod spec;
 mod stamp;
 mod walk;
@@ -20,6 +24,10 @@ mod watch;
 
 pub use dir::{DirSource, Effort, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, Scan};
 pub use error::SourceError;
-pub use revision::{Revision, SourceFile, read_stdin};
+pub use etcd::{EtcdOptions, EtcdSource};
+pub use follow::{Outcome, Watch};
+pub use git::{GitOptions, GitSource};
+pub use revision::{Authorship, Revision, SourceFile, read_stdin};
+pub use source::{Access, Source};
 pub use spec::SourceSpec;
-pub use watch::{Outcome, Watch, WatchOptions};
+pub use watch::WatchOptions;

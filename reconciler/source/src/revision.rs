@@ -41,11 +41,22 @@ pub(crate) fn is_manifest(path: &str) -> bool {
     path.ends_with(".yaml") || path.ends_with(".yml")
 }
 
+/// Who wrote a revision, and what they called it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorship {
+    /// `Name <address>`
+    pub author: String,
+    pub subject: String,
+}
+
 /// The whole desired state as a source delivered it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revision {
-    /// Of the list of (path, hash), as 16 hexadecimal digits: equal content under equal names, equal id.
+    /// The source's own name for it: a git commit, the digest that was pushed to etcd; else of the list of (path, hash)
+    /// as 16 hexadecimal digits, so that equal content under equal names has an equal id.
     pub id: String,
+    /// Where the source knows it.
+    pub authorship: Option<Authorship>,
     /// Sorted by path, no path twice.
     pub files: Vec<SourceFile>,
 }
@@ -62,7 +73,12 @@ impl Revision {
         }
         let digest: [u8; 32] = digest.finalize().into();
         let id = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { id, files }
+        Self { id, authorship: None, files }
+    }
+
+    /// Under the name that the source gives it.
+    pub fn named(id: impl Into<String>, authorship: Option<Authorship>, files: Vec<SourceFile>) -> Self {
+        Self { id: id.into(), authorship, ..Self::new(files) }
     }
 
     pub fn manifests(&self) -> impl Iterator<Item = &SourceFile> {

@@ -30,7 +30,7 @@ impl SourceSpec {
         }
     }
 
-    /// The directories and files that `specs` name; an error for a kind that cannot be read yet.
+    /// The directories and files that `specs` name; an error for another kind.
     pub fn directories(specs: &[Self]) -> Result<DirSource, SourceError> {
         let mut roots = Vec::new();
         for spec in specs {
@@ -39,8 +39,7 @@ impl SourceSpec {
                 Self::Stdin => {
                     return Err(SourceError::NotSupported { spec: "-".to_owned(), what: "mixed or followed stdin" });
                 }
-                Self::Git(text) => return Err(SourceError::NotSupported { spec: text.clone(), what: "git" }),
-                Self::Etcd(text) => return Err(SourceError::NotSupported { spec: text.clone(), what: "etcd" }),
+                Self::Git(text) | Self::Etcd(text) => return Err(SourceError::Mixed { spec: text.clone() }),
             }
         }
         if roots.is_empty() { Err(SourceError::Unnamed) } else { Ok(DirSource::new(&roots)) }
@@ -85,13 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn git_and_etcd_are_understood_and_refused() {
-        for text in ["git+https://example.org/x.git?ref=main", "etcd://10.0.0.1:2379/weir"] {
+    fn git_and_etcd_stand_alone() {
+        for text in ["git+https://example.org/x.git#main", "etcd://10.0.0.1:2379/weir/"] {
             let spec = SourceSpec::parse(text).unwrap();
             assert_eq!(spec.to_string(), text);
-            let error = SourceSpec::directories(&[spec]).unwrap_err();
-            assert_eq!(error.code(), "source-not-supported");
-            assert!(error.to_string().contains("not supported yet"), "{error}");
+            let error = SourceSpec::directories(&[spec, SourceSpec::Dir("/etc/weir".into())]).unwrap_err();
+            assert_eq!(error.code(), "source-mixed");
         }
     }
 }

@@ -1,3 +1,4 @@
+//! Following a directory.
 use std::{
     sync::{
         Arc,
@@ -7,10 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
-
 use crate::{
-    DirSource, Revision, SourceError,
+    DirSource, Revision, SourceError, Watch,
+    follow::{News, Reins},
     hints::{Hint, Hints, Waker},
 };
 
@@ -40,73 +40,38 @@ impl Default for WatchOptions {
     }
 }
 
-/// The latest word of the source: a revision, or why there is none.
-pub type Outcome = Result<Arc<Revision>, Arc<SourceError>>;
-
-/// A directory that is followed, by a thread of its own that ends when this is dropped.
-///
-/// Level, not edge: a reader that was slow gets the latest outcome, and misses only what is no longer true.
-#[derive(Debug)]
-pub struct Watch {
-    outcomes: watch::Receiver<Option<Outcome>>,
-    waker: Waker,
-    asked: Arc<Asked>,
+/// Follows a directory; the first outcome comes as soon as it is at rest.
+pub(crate) fn follow(source: DirSource, options: WatchOptions) -> Result<Watch, SourceError> {
+    let path = || source.roots().next().map(Into::into).unwrap_or_default();
+    let failed = |cause: std::io::Error| SourceError::Unreadable { path: path(), cause };
+    let hints = Hints::new().map_err(|error| failed(std::io::Error::other(error)))?;
+    let (news, outcomes) = News::channel();
+    let asked = Arc::new(Asked { stop: false.into(), reread: false.into(), waker: hints.waker() });
+    let roots = path();
+    let follower = Follower { source, options, hints, news, asked: asked.clone() };
+    thread::Builder::new()
+        .name("weir-source".to_owned())
+        .spawn(move || follower.run())
+        .map_err(|cause| SourceError::Unreadable { path: roots, cause })?;
+    Ok(Watch::new(outcomes, asked))
 }
 
-#[derive(Debug, Default)]
+/// What the watching thread is asked for.
+#[derive(Debug)]
 struct Asked {
     stop: AtomicBool,
     reread: AtomicBool,
+    waker: Waker,
 }
 
-impl Watch {
-    /// Begins to follow; the first outcome comes as soon as the source is at rest.
-    pub fn start(source: DirSource, options: WatchOptions) -> Result<Self, SourceError> {
-        let path = || source.roots().next().map(Into::into).unwrap_or_default();
-        let failed = |cause: std::io::Error| SourceError::Unreadable { path: path(), cause };
-        let hints = Hints::new().map_err(|error| failed(std::io::Error::other(error)))?;
-        let (sender, outcomes) = watch::channel(None);
-        let asked = Arc::new(Asked::default());
-        let watch = Self { outcomes, waker: hints.waker(), asked: asked.clone() };
-        let name = "weir-source".to_owned();
-        let roots = path();
-        let follower = Follower { source, options, hints, sender, asked };
-        thread::Builder::new()
-            .name(name)
-            .spawn(move || follower.run())
-            .map_err(|cause| SourceError::Unreadable { path: roots, cause })?;
-        Ok(watch)
-    }
-
-    /// The next outcome that this was not yet called for. Safe to cancel.
-    pub async fn changed(&mut self) -> Outcome {
-        loop {
-            if self.outcomes.changed().await.is_err() {
-                // The thread ends only when this is dropped, or by a bug in it.
-                let cause = std::io::Error::other("the thread that watches it has died");
-                return Err(Arc::new(SourceError::Unreadable { path: "source".into(), cause }));
-            }
-            if let Some(outcome) = self.outcomes.borrow_and_update().clone() {
-                return outcome;
-            }
-        }
-    }
-
-    /// The latest outcome, `None` before the first.
-    pub fn latest(&self) -> Option<Outcome> {
-        self.outcomes.borrow().clone()
-    }
-
-    /// Asks for a look now; with `reread`, one that trusts no stamp. An outcome follows only if it is another one.
-    pub fn look(&self, reread: bool) {
-        self.asked.reread.fetch_or(reread, Ordering::Relaxed);
+impl Reins for Asked {
+    fn look(&self, reread: bool) {
+        self.reread.fetch_or(reread, Ordering::Relaxed);
         self.waker.wake();
     }
-}
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.asked.stop.store(true, Ordering::Relaxed);
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
         self.waker.wake();
     }
 }
@@ -115,7 +80,7 @@ struct Follower {
     source: DirSource,
     options: WatchOptions,
     hints: Hints,
-    sender: watch::Sender<Option<Outcome>>,
+    news: News,
     asked: Arc<Asked>,
 }
 
@@ -129,7 +94,7 @@ impl Follower {
             }
             let Some((outcome, watched)) = self.settle() else { return };
             let in_error = outcome.is_err();
-            self.publish(outcome);
+            self.news.publish(outcome);
             let wait = if in_error || !watched { self.options.retry } else { self.options.resync };
             self.hints.wait(wait);
         }
@@ -185,21 +150,5 @@ impl Follower {
                 }
             }
         }
-    }
-
-    /// An outcome that says the same as the one before is not news.
-    fn publish(&self, outcome: Result<Arc<Revision>, SourceError>) {
-        let outcome = outcome.map_err(Arc::new);
-        self.sender.send_if_modified(|latest| {
-            let same = match (&*latest, &outcome) {
-                (Some(Ok(old)), Ok(new)) => old.id == new.id,
-                (Some(Err(old)), Err(new)) => old.to_string() == new.to_string(),
-                _ => false,
-            };
-            if !same {
-                *latest = Some(outcome);
-            }
-            !same
-        });
     }
 }

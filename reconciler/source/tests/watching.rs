@@ -19,7 +19,7 @@ static QUEUE_LIMIT: Mutex<()> = Mutex::new(());
 
 fn follow(root: &Path) -> Watch {
     let _limit = QUEUE_LIMIT.lock().unwrap();
-    Watch::start(DirSource::new(&[root.to_path_buf()]), OPTIONS).unwrap()
+    Source::Dir(DirSource::new(&[root.to_path_buf()])).follow(OPTIONS).unwrap()
 }
 
 /// Waits until an outcome satisfies `wanted`, past others.
@@ -161,7 +161,7 @@ async fn a_checkout_in_progress_is_not_a_revision() {
     checkout(0);
     let _limit = QUEUE_LIMIT.lock().unwrap();
     let options = WatchOptions { rest: Duration::from_millis(500), ..OPTIONS };
-    let mut watch = Watch::start(DirSource::new(&[dir.path().to_path_buf()]), options).unwrap();
+    let mut watch = Source::Dir(DirSource::new(&[dir.path().to_path_buf()])).follow(options).unwrap();
     drop(_limit);
     for generation in 0..4 {
         if generation > 0 {
@@ -185,7 +185,7 @@ async fn an_overflow_loses_nothing() {
         let _limit = QUEUE_LIMIT.lock().unwrap();
         let before = fs::read_to_string(LIMIT).unwrap();
         fs::write(LIMIT, "2").expect("needs root");
-        let watch = Watch::start(DirSource::new(&[dir.path().to_path_buf()]), OPTIONS);
+        let watch = Source::Dir(DirSource::new(&[dir.path().to_path_buf()])).follow(OPTIONS);
         fs::write(LIMIT, before).unwrap();
         watch.unwrap()
     };

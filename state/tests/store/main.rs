@@ -28,6 +28,7 @@ fn commit(sequence: u64, blobs: &[Blob]) -> Commit {
         node: "node-1".to_owned(),
         source: "dir:/etc/weir".to_owned(),
         revision: format!("{sequence:016x}"),
+        authorship: Some(("Ada <ada@example.org>".to_owned(), "A subject".to_owned())),
         files: blobs.iter().enumerate().map(file).collect(),
         boot_id: "5b9c".to_owned(),
         epoch: sequence,

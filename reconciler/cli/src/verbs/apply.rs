@@ -17,7 +17,7 @@ impl From<AllowArgs> for Allow {
 }
 
 pub async fn run(context: &Context, args: &SourceArgs, allow: AllowArgs) -> Result<Exit, Error> {
-    let source = Source::new(args)?;
+    let source = Source::new(&context.global, args)?;
     if let Some(agent) = context.agent().await? {
         let status = agent.status().await?;
         let own = status.agent.is_some_and(|agent| agent.source == source.name);

@@ -9,7 +9,7 @@ use crate::{
 
 /// `diff` and `plan`: the same plan, another exit code.
 pub async fn run(context: &Context, args: &SourceArgs, diff: bool) -> Result<Exit, Error> {
-    let manifests = Source::new(args)?.read()?;
+    let manifests = Source::new(&context.global, args)?.read()?;
     let exit = |differs: bool| if diff && differs { Exit::FAILED } else { Exit::DONE };
     let format = context.global.output;
     if let Some(agent) = context.agent().await? {

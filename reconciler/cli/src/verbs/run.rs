@@ -8,12 +8,13 @@ use crate::{
 
 /// The agent, until somebody asks it to stop.
 pub fn run(context: &Context, args: &SourceArgs, intervals: Intervals) -> Result<Exit, Error> {
-    let source = Source::new(args)?;
-    if source.roots.is_empty() {
+    let source = Source::new(&context.global, args)?;
+    if source.specs.is_empty() {
         return Err(Error::Usage { what: "an agent follows a source; standard input is read once".to_owned() });
     }
     let options = RunOptions {
-        roots: source.roots,
+        specs: source.specs,
+        access: source.access,
         source: source.name,
         socket: context.global.socket.clone(),
         watch: WatchOptions { rest: intervals.rest, resync: intervals.resync, ..WatchOptions::default() },

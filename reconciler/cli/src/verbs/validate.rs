@@ -24,7 +24,7 @@ struct ValidateDocument {
 
 /// Parses, checks and compiles for a node that nothing is known of. Touches neither kernel nor store.
 pub fn run(context: &Context, args: &SourceArgs) -> Result<Exit, Error> {
-    let manifests = Source::new(args)?.read()?;
+    let manifests = Source::new(&context.global, args)?.read()?;
     let options = Options { ignore_foreign: args.ignore_foreign };
     let inventory = weir_schema::parse(&manifests.files, &options).map_err(Error::Manifests)?;
     if inventory.is_empty() {

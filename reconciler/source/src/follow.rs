@@ -1,0 +1,89 @@
+//! A source that is followed: the end that listens, and the end that tells.
+use std::{fmt, sync::Arc};
+
+use tokio::sync::watch;
+
+use crate::{Revision, SourceError};
+
+/// The latest word of the source: a revision, or why there is none.
+pub type Outcome = Result<Arc<Revision>, Arc<SourceError>>;
+
+/// A source that is followed, by a thread of its own that ends when this is dropped.
+///
+/// Level, not edge: a reader that was slow gets the latest outcome, and misses only what is no longer true.
+#[derive(Debug)]
+pub struct Watch {
+    outcomes: watch::Receiver<Option<Outcome>>,
+    reins: Arc<dyn Reins>,
+}
+
+/// How whoever holds a [`Watch`] steers who follows.
+pub(crate) trait Reins: fmt::Debug + Send + Sync {
+    /// Look now; with `reread`, trust nothing that is remembered.
+    fn look(&self, reread: bool);
+    fn stop(&self);
+}
+
+impl Watch {
+    pub(crate) fn new(outcomes: watch::Receiver<Option<Outcome>>, reins: Arc<dyn Reins>) -> Self {
+        Self { outcomes, reins }
+    }
+
+    /// The next outcome that this was not yet called for. Safe to cancel.
+    pub async fn changed(&mut self) -> Outcome {
+        loop {
+            if self.outcomes.changed().await.is_err() {
+                // The thread ends only when this is dropped, or by a bug in it.
+                let cause = std::io::Error::other("the thread that watches it has died");
+                return Err(Arc::new(SourceError::Unreadable { path: "source".into(), cause }));
+            }
+            if let Some(outcome) = self.outcomes.borrow_and_update().clone() {
+                return outcome;
+            }
+        }
+    }
+
+    /// The latest outcome, `None` before the first.
+    pub fn latest(&self) -> Option<Outcome> {
+        self.outcomes.borrow().clone()
+    }
+
+    /// Asks for a look now; with `reread`, one that trusts nothing that is remembered. An outcome follows only if it is
+    /// another one.
+    pub fn look(&self, reread: bool) {
+        self.reins.look(reread);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.reins.stop();
+    }
+}
+
+/// The telling end.
+#[derive(Debug)]
+pub(crate) struct News(watch::Sender<Option<Outcome>>);
+
+impl News {
+    pub fn channel() -> (Self, watch::Receiver<Option<Outcome>>) {
+        let (sender, receiver) = watch::channel(None);
+        (Self(sender), receiver)
+    }
+
+    /// An outcome that says the same as the one before is not news.
+    pub fn publish(&self, outcome: Result<Arc<Revision>, SourceError>) {
+        let outcome = outcome.map_err(Arc::new);
+        self.0.send_if_modified(|latest| {
+            let same = match (&*latest, &outcome) {
+                (Some(Ok(old)), Ok(new)) => old.id == new.id,
+                (Some(Err(old)), Err(new)) => old.to_string() == new.to_string(),
+                _ => false,
+            };
+            if !same {
+                *latest = Some(outcome);
+            }
+            !same
+        });
+    }
+}
