@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::symlink, path::Path, sync::Mutex, time::Duration};
 
 use tokio::time::timeout;
-use weir_source::{DirSource, Outcome, Revision, SourceError, Watch, WatchOptions};
+use weir_source::{DirSource, Outcome, Revision, Source, SourceError, Watch, WatchOptions};
 
 const OPTIONS: WatchOptions = WatchOptions {
     rest: Duration::from_millis(20),
