@@ -95,7 +95,8 @@ pub fn netns_needed(inventory: &Inventory, node: &str) -> Vec<String> {
 
 /// Compiles. On an error `numbering` may hold numbers that nothing uses: keep the one from before.
 pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled, Vec<CompileError>> {
-    compile_objects(input.inventory.objects(), input.node, input.facts, input.sequence, numbering)
+    let objects: Vec<_> = input.inventory.objects().collect();
+    compile_objects(objects.iter(), input.node, input.facts, input.sequence, numbering)
 }
 
 fn compile_objects<'o>(
