@@ -1,11 +1,13 @@
 //! The set, sorted by reference and taken apart by kind.
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
-use weir_plan::{ObjectInfo, ObjectRef};
+use weir_plan::{Action, ObjectRef};
 use weir_schema::{
-    CidrFilterSpec, EndpointSpec, KubernetesNetworkPolicySpec, Metadata, NodeConfigSpec, NodeSpec, Object, PolicyRule,
-    Spec,
+    CidrFilterSpec, EndpointSpec, Inventory, KubernetesNetworkPolicySpec, Metadata, NodeConfigSpec, NodeSpec, Object,
+    PolicyRule, Spec,
 };
+
+use crate::provenance::Owned;
 
 /// Index of an object in the order of [`ObjectRef`]: comparing ids compares references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +30,8 @@ pub(crate) struct Item<'a, S: ?Sized> {
 /// Every object, by kind; each list is sorted by id.
 #[derive(Debug, Default)]
 pub(crate) struct Objects<'a> {
-    pub infos: Vec<ObjectInfo>,
+    references: Vec<ObjectRef>,
+    owners: Vec<&'a Arc<Object>>,
     pub node_configs: Vec<Item<'a, NodeConfigSpec>>,
     pub nodes: Vec<Item<'a, NodeSpec>>,
     pub endpoints: Vec<Item<'a, EndpointSpec>>,
@@ -41,16 +44,12 @@ pub(crate) struct Objects<'a> {
 
 impl<'a> Objects<'a> {
     pub fn new(objects: impl Iterator<Item = &'a Arc<Object>>) -> Self {
-        let mut sorted: Vec<(ObjectRef, &'a Object)> = objects.map(|object| (reference(object), &**object)).collect();
+        let mut sorted: Vec<(ObjectRef, &'a Arc<Object>)> = objects.map(|object| (reference(object), object)).collect();
         sorted.sort_by(|a, b| a.0.cmp(&b.0));
         let mut this = Self::default();
         for (index, (reference, object)) in sorted.into_iter().enumerate() {
-            this.infos.push(ObjectInfo {
-                object: reference,
-                hash: object.hash.0,
-                file: Arc::clone(&object.origin.path),
-                line: object.origin.line,
-            });
+            this.references.push(reference);
+            this.owners.push(object);
             this.take(ObjectId(index as u32), object);
         }
         this
@@ -73,7 +72,11 @@ impl<'a> Objects<'a> {
     }
 
     pub fn reference(&self, id: ObjectId) -> &ObjectRef {
-        &self.infos[id.index()].object
+        &self.references[id.index()]
+    }
+
+    pub fn owner(&self, id: ObjectId) -> Owned {
+        Owned(Arc::clone(self.owners[id.index()]))
     }
 
     pub fn node(&self, name: &str) -> Option<&Item<'a, NodeSpec>> {
@@ -81,12 +84,52 @@ impl<'a> Objects<'a> {
     }
 }
 
-pub(crate) fn reference(object: &Object) -> ObjectRef {
+/// As plans name it.
+pub fn reference(object: &Object) -> ObjectRef {
     ObjectRef {
         api_version: Arc::clone(&object.api_version),
         kind: Arc::clone(&object.key.kind),
         namespace: Arc::clone(&object.key.namespace),
         name: Arc::clone(&object.key.name),
+    }
+}
+
+/// The objects that lead from one set to another, sorted; a move to another line or file is no change of an object.
+pub fn changed(from: &Inventory, to: &Inventory) -> Vec<(ObjectRef, Action)> {
+    let mut changes: Vec<(ObjectRef, Action)> = differences(from, to)
+        .into_iter()
+        .filter_map(|(from, to)| match (from, to) {
+            (Some(from), Some(to)) => (from.hash != to.hash).then(|| (reference(&to), Action::Update)),
+            (None, Some(to)) => Some((reference(&to), Action::Create)),
+            (Some(from), None) => Some((reference(&from), Action::Delete)),
+            (None, None) => None,
+        })
+        .collect();
+    changes.sort();
+    changes
+}
+
+/// What an object was and what it is; equal ones may be among them.
+pub(crate) type Difference = (Option<Arc<Object>>, Option<Arc<Object>>);
+
+pub(crate) fn differences(from: &Inventory, to: &Inventory) -> Vec<Difference> {
+    let (mut old, mut new) = (from.objects().peekable(), to.objects().peekable());
+    let mut found = Vec::new();
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return found,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(a), Some(b)) => a.key.cmp(&b.key),
+        };
+        let (a, b) = match order {
+            Ordering::Less => (old.next(), None),
+            Ordering::Greater => (None, new.next()),
+            Ordering::Equal => (old.next(), new.next()),
+        };
+        if !matches!((a, b), (Some(a), Some(b)) if Arc::ptr_eq(a, b)) {
+            found.push((a.cloned(), b.cloned()));
+        }
     }
 }
 
