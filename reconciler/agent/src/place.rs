@@ -15,7 +15,7 @@ pub struct Place {
 }
 
 impl Snapshot {
-    pub fn object(&self, object: &ObjectRef) -> Option<&Arc<Object>> {
+    pub fn object(&self, object: &ObjectRef) -> Option<Arc<Object>> {
         self.inventory.get(&weir_compile::key(object))
     }
 
@@ -24,7 +24,7 @@ impl Snapshot {
         let object = self.object(&rule.object)?;
         let in_list = || {
             let file_of = |path: &str| self.manifests.file(path);
-            weir_schema::locate_list_entry(object, &rule.path, address?, file_of)
+            weir_schema::locate_list_entry(&object, &rule.path, address?, file_of)
         };
         if let Some((file, position)) = in_list() {
             return Some(Place { file, line: position.line });

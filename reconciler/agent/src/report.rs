@@ -202,14 +202,14 @@ impl<D: Inspect, S: Store> Engine<D, S> {
             sum.packets += counter.packets;
             sum.bytes += counter.bytes;
         }
-        let mut objects: Vec<(ObjectRef, &Arc<Object>)> = applied
+        let mut objects: Vec<(ObjectRef, Arc<Object>)> = applied
             .inventory
             .objects()
             .filter(|object| wanted(&object.key.kind))
-            .map(|object| (weir_compile::reference(object), object))
+            .map(|object| (weir_compile::reference(&object), object))
             .collect();
         objects.sort_by(|a, b| a.0.cmp(&b.0));
-        let item = |(reference, object): &(ObjectRef, &Arc<Object>)| {
+        let item = |(reference, object): &(ObjectRef, Arc<Object>)| {
             let (rules, sum) = sums.get(reference).copied().unwrap_or_default();
             json!({
                 "apiVersion": reference.api_version,

@@ -140,8 +140,9 @@ pub fn netns_needed(inventory: &Inventory, node: &str) -> Vec<String> {
 /// Compiles. On an error `numbering` may hold numbers that nothing uses: keep the one from before.
 pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled, Vec<CompileError>> {
     let Input { node, facts, sequence, .. } = *input;
+    let all: Vec<_> = input.inventory.objects().collect();
     let one = |error: OutOfNumbers| vec![CompileError::from(error)];
-    let objects = &Objects::new(input.inventory.objects());
+    let objects = &Objects::new(all.iter());
     let settings = NodeSettings::new(objects, node);
     let mut pending = Vec::new();
 

@@ -1,10 +1,10 @@
 //! The set, sorted by reference and taken apart by kind.
-use std::{cmp::Ordering, sync::Arc};
+use std::sync::Arc;
 
 use weir_plan::{Action, ObjectRef};
 use weir_schema::{
-    CidrFilterSpec, EndpointSpec, Inventory, KubernetesNetworkPolicySpec, Metadata, NodeConfigSpec, NodeSpec, Object,
-    PolicyRule, Spec,
+    Changes, CidrFilterSpec, EndpointSpec, Inventory, KubernetesNetworkPolicySpec, Metadata, NodeConfigSpec, NodeSpec,
+    Object, PolicyRule, Spec,
 };
 
 use crate::provenance::Owned;
@@ -30,8 +30,7 @@ pub(crate) struct Item<'a, S: ?Sized> {
 /// Every object, by kind; each list is sorted by id.
 #[derive(Debug, Default)]
 pub(crate) struct Objects<'a> {
-    references: Vec<ObjectRef>,
-    owners: Vec<&'a Arc<Object>>,
+    heads: Vec<Owned>,
     pub node_configs: Vec<Item<'a, NodeConfigSpec>>,
     pub nodes: Vec<Item<'a, NodeSpec>>,
     pub endpoints: Vec<Item<'a, EndpointSpec>>,
@@ -48,8 +47,7 @@ impl<'a> Objects<'a> {
         sorted.sort_by(|a, b| a.0.cmp(&b.0));
         let mut this = Self::default();
         for (index, (reference, object)) in sorted.into_iter().enumerate() {
-            this.references.push(reference);
-            this.owners.push(object);
+            this.heads.push(Owned::new(reference, object));
             this.take(ObjectId(index as u32), object);
         }
         this
@@ -72,11 +70,11 @@ impl<'a> Objects<'a> {
     }
 
     pub fn reference(&self, id: ObjectId) -> &ObjectRef {
-        &self.references[id.index()]
+        &self.heads[id.index()].0.reference
     }
 
     pub fn owner(&self, id: ObjectId) -> Owned {
-        Owned(Arc::clone(self.owners[id.index()]))
+        self.heads[id.index()].clone()
     }
 
     pub fn node(&self, name: &str) -> Option<&Item<'a, NodeSpec>> {
@@ -96,41 +94,26 @@ pub fn reference(object: &Object) -> ObjectRef {
 
 /// The objects that lead from one set to another, sorted; a move to another line or file is no change of an object.
 pub fn changed(from: &Inventory, to: &Inventory) -> Vec<(ObjectRef, Action)> {
-    let mut changes: Vec<(ObjectRef, Action)> = differences(from, to)
-        .into_iter()
-        .filter_map(|(from, to)| match (from, to) {
-            (Some(from), Some(to)) => (from.hash != to.hash).then(|| (reference(&to), Action::Update)),
-            (None, Some(to)) => Some((reference(&to), Action::Create)),
-            (Some(from), None) => Some((reference(&from), Action::Delete)),
-            (None, None) => None,
-        })
-        .collect();
-    changes.sort();
-    changes
+    let changes = from.changes_to(to);
+    let all = changes
+        .added()
+        .map(|object| (reference(&object), Action::Create))
+        .chain(changes.removed().map(|object| (reference(&object), Action::Delete)))
+        .chain(changes.replaced().map(|(_, object)| (reference(&object), Action::Update)));
+    let mut all: Vec<(ObjectRef, Action)> = all.collect();
+    all.sort();
+    all
 }
 
-/// What an object was and what it is; equal ones may be among them.
+/// What an object was and what it is.
 pub(crate) type Difference = (Option<Arc<Object>>, Option<Arc<Object>>);
 
-pub(crate) fn differences(from: &Inventory, to: &Inventory) -> Vec<Difference> {
-    let (mut old, mut new) = (from.objects().peekable(), to.objects().peekable());
-    let mut found = Vec::new();
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (None, None) => return found,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(a), Some(b)) => a.key.cmp(&b.key),
-        };
-        let (a, b) = match order {
-            Ordering::Less => (old.next(), None),
-            Ordering::Greater => (None, new.next()),
-            Ordering::Equal => (old.next(), new.next()),
-        };
-        if !matches!((a, b), (Some(a), Some(b)) if Arc::ptr_eq(a, b)) {
-            found.push((a.cloned(), b.cloned()));
-        }
-    }
+/// Objects that do not mean what they meant.
+pub(crate) fn differences(changes: &Changes) -> Vec<Difference> {
+    let added = changes.added().map(|object| (None, Some(object)));
+    let removed = changes.removed().map(|object| (Some(object), None));
+    let replaced = changes.replaced().map(|(from, to)| (Some(from), Some(to)));
+    added.chain(removed).chain(replaced).collect()
 }
 
 /// The key of an object in the numbering: group and kind, because two groups may have one kind's name. The version is

@@ -5,17 +5,37 @@ use ipnet::IpNet;
 use weir_plan::{
     AnyChange, Change, HookKey, InterfaceName, ObjectRef, Owner, Prefix4, Prefix6, Provenance, RuleRef, Table,
 };
-use weir_schema::{Inventory, Object, ObjectKey};
+use weir_schema::{Inventory, Object, ObjectKey, Spec};
 
 use crate::objects::reference;
 
-/// An object as the owner of entries. Two are equal when they are one object, whatever it says.
+/// An object as the owner of entries: its name and what it is, not what it says.
 #[derive(Clone)]
-pub(crate) struct Owned(pub Arc<Object>);
+pub(crate) struct Owned(pub Arc<Head>);
+
+pub(crate) struct Head {
+    pub reference: ObjectRef,
+    /// Of an endpoint that stands for a host: which node's.
+    pub host_of: Option<Arc<str>>,
+}
+
+impl Owned {
+    pub fn new(reference: ObjectRef, object: &Object) -> Self {
+        let host_of = match &object.spec {
+            Spec::Endpoint(spec) if spec.attach.host.is_some() => Some(spec.node.as_str().into()),
+            _ => None,
+        };
+        Self(Arc::new(Head { reference, host_of }))
+    }
+
+    pub fn of(object: &Object) -> Self {
+        Self::new(reference(object), object)
+    }
+}
 
 impl PartialEq for Owned {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || reference(&self.0) == reference(&other.0)
+        Arc::ptr_eq(&self.0, &other.0) || self.0.reference == other.0.reference
     }
 }
 
@@ -23,7 +43,7 @@ impl Eq for Owned {}
 
 impl fmt::Debug for Owned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        reference(&self.0).fmt(f)
+        self.0.reference.fmt(f)
     }
 }
 
@@ -33,7 +53,7 @@ impl Owner for Owned {
     }
 
     fn reference(&self) -> ObjectRef {
-        reference(&self.0)
+        self.0.reference.clone()
     }
 }
 
@@ -142,8 +162,8 @@ impl Provenance for Origins {
     }
 
     fn place(&self, object: &ObjectRef) -> Option<(Arc<str>, usize)> {
-        let origin = &self.inventory.get(&key(object))?.origin;
-        Some((Arc::clone(&origin.path), origin.line))
+        let object = self.inventory.get(&key(object))?;
+        Some((Arc::clone(&object.origin.path), object.origin.line))
     }
 
     fn rule(&self, rule: u32) -> Option<&RuleRef> {

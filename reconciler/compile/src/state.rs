@@ -35,8 +35,8 @@ pub(crate) type PolicyId = (ObjectRef, u32);
 pub(crate) struct State {
     pub settings: Arc<NodeSettings>,
     /// The node's own objects: what decides about devices and hooks, beside filters.
-    pub shape: Table<ObjectRef, Owned>,
-    pub filters: Table<ObjectRef, Owned>,
+    pub shape: Table<ObjectRef, Arc<Object>>,
+    pub filters: Table<ObjectRef, Arc<Object>>,
     pub peers: PeerState,
     pub policies: Table<PolicyId, Arc<PolicyState>>,
     pub subjects: Table<u32, Arc<SubjectState>>,
@@ -177,7 +177,8 @@ impl State {
         let node = &*basis.node;
         let inventory = &compiled.provenance.inventory;
         let mut numbering = basis.numbering.clone();
-        let objects = &Objects::new(inventory.objects());
+        let all: Vec<_> = inventory.objects().collect();
+        let objects = &Objects::new(all.iter());
         let one = |error| vec![CompileError::from(error)];
         let settings = NodeSettings::new(objects, node);
         let identities = Identities::new(objects, node, &mut numbering, 0).map_err(one)?;
@@ -273,15 +274,12 @@ impl State {
             Spec::Endpoint(spec) => spec.node == node,
             _ => false,
         };
-        let by_reference = |object: &Arc<Object>| (reference(object), Owned(Arc::clone(object)));
+        let by_reference = |object: &Arc<Object>| (reference(object), Arc::clone(object));
+        let is_filter = |object: &&Arc<Object>| matches!(object.spec, Spec::CidrFilter(_));
         Ok(Self {
             settings: Arc::new(settings),
-            shape: inventory.objects().filter(|object| is_shape(object)).map(by_reference).collect(),
-            filters: objects
-                .filters
-                .iter()
-                .map(|item| (objects.reference(item.id).clone(), objects.owner(item.id)))
-                .collect(),
+            shape: all.iter().filter(|object| is_shape(object)).map(by_reference).collect(),
+            filters: all.iter().filter(is_filter).map(by_reference).collect(),
             peers,
             policies: policies.into_iter().collect(),
             subjects: subjects.into_iter().map(|(number, subject)| (number, Arc::new(subject))).collect(),

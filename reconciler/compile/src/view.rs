@@ -68,9 +68,8 @@ pub(crate) fn cidr_labels(number: u32, net: &str) -> BTreeMap<String, String> {
 impl Compiled {
     /// Every node's endpoints, in the order of the objects. Goes through all of them.
     pub fn endpoints(&self) -> Vec<EndpointView> {
-        let all = self.provenance.inventory.objects();
-        let endpoints: Vec<&Arc<Object>> = all.filter(|object| matches!(object.spec, Spec::Endpoint(_))).collect();
-        let mut views: Vec<EndpointView> = endpoints.into_iter().filter_map(|object| self.endpoint(object)).collect();
+        let all = self.provenance.inventory.of_kind("weir", "Endpoint");
+        let mut views: Vec<EndpointView> = all.filter_map(|object| self.endpoint(&object)).collect();
         views.sort_by(|a, b| a.object.cmp(&b.object));
         views
     }
@@ -81,7 +80,7 @@ impl Compiled {
             IpAddr::V4(address) => self.provenance.ipcache4.get(&Prefix4::host(address)),
             IpAddr::V6(address) => self.provenance.ipcache6.get(&Prefix6::host(address)),
         };
-        owner.filter(|owner| matches!(owner.0.spec, Spec::Endpoint(_))).map(Owner::reference)
+        owner.filter(|owner| &*owner.0.reference.kind == "Endpoint").map(Owner::reference)
     }
 
     /// An endpoint of this node.

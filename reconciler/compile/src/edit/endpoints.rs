@@ -118,9 +118,9 @@ impl Edit<'_, '_> {
         let key: Arc<str> = endpoint_key(&to.metadata, spec).into();
         let Some(number) = self.state.peers.identities.get(&key).map(|state| state.number) else { return };
         let object: ObjectRef = reference(to);
+        let owner = Owned::of(to);
         for address in kept {
-            let owner = Some(Owned(Arc::clone(to)));
-            self.claim(address, strength::ENDPOINT, Some(object.clone()), number, owner);
+            self.claim(address, strength::ENDPOINT, Some(object.clone()), number, Some(owner.clone()));
         }
     }
 
@@ -140,7 +140,7 @@ impl Edit<'_, '_> {
             self.rewire = true;
         }
         if let Some(to) = to.filter(is_own) {
-            self.state.shape.insert(reference(to), Owned(Arc::clone(to)));
+            self.state.shape.insert(reference(to), Arc::clone(to));
             self.rewire = true;
         }
     }

@@ -47,7 +47,7 @@ impl Edit<'_, '_> {
                 self.state.filters.remove(&reference(from));
             }
             if let Some(to) = to {
-                self.state.filters.insert(reference(to), Owned(Arc::clone(to)));
+                self.state.filters.insert(reference(to), Arc::clone(to));
             }
         }
         let shape = |object: Option<&Arc<Object>>| spec(object).map(|spec| (spec.interfaces.clone(), spec.mode));
@@ -60,7 +60,6 @@ impl Edit<'_, '_> {
             self.sources(from.as_ref(), to.as_ref(), &groups, &ranges, &mut touched)?;
         }
         self.resolve(&touched)?;
-        self.disown(differences);
         // Who holds where, and whether a side of a device is filtered at all.
         self.rewire |= moved;
         let columns = used_columns(&self.tables.classes);
@@ -84,7 +83,7 @@ impl Edit<'_, '_> {
             return Ok(changed.into_iter().filter_map(|object| Some((object.clone(), known(&object)?))).collect());
         }
         let all: Vec<Arc<Object>> =
-            self.state.shape.iter().chain(&self.state.filters).map(|(_, object)| Arc::clone(&object.0)).collect();
+            self.state.shape.iter().chain(&self.state.filters).map(|(_, object)| Arc::clone(object)).collect();
         let objects = &Objects::new(all.iter());
         let endpoints = endpoint::interfaces(objects, self.input.node);
         let groups = cidr_filter::groups(objects, self.input.node, self.input.facts, &endpoints);
@@ -103,8 +102,8 @@ impl Edit<'_, '_> {
 
     /// What `dropUnknownDestinations` speaks of.
     fn ranges(&self) -> Vec<IpNet> {
-        let own = self.state.shape.iter().find_map(|(_, object)| match &object.0.spec {
-            Spec::Node(spec) if object.0.metadata.name == self.input.node => Some(spec.endpoint_cidrs.to_vec()),
+        let own = self.state.shape.iter().find_map(|(_, object)| match &object.spec {
+            Spec::Node(spec) if object.metadata.name == self.input.node => Some(spec.endpoint_cidrs.to_vec()),
             _ => None,
         });
         own.unwrap_or_default()
@@ -115,7 +114,7 @@ impl Edit<'_, '_> {
             let Some((object, spec)) = object.and_then(|one| Some((one, spec(Some(one))?))) else { return Vec::new() };
             let mut nets = spec.exceptions.clone();
             nets.sort_unstable();
-            let to = || gives.then(|| Owned(Arc::clone(object)));
+            let to = || gives.then(|| Owned::of(object));
             nets.into_iter().map(|net| Change { key: (net, reference(object)), from: None, to: to() }).collect()
         };
         self.origins.exceptions.apply(&changes(from, false));
@@ -158,7 +157,7 @@ impl Edit<'_, '_> {
                     let number = self.numbering.assign(Space::Rule, &rule_key(&object, path), sequence)?;
                     let rule = RuleRef { object: object.clone(), path: Arc::clone(path) };
                     if let Some(to) = to {
-                        self.origins.rules.insert(number, RuleOrigin { rule, owner: Owned(Arc::clone(to)) });
+                        self.origins.rules.insert(number, RuleOrigin { rule, owner: Owned::of(to) });
                     }
                     kind.role(number)
                 }
@@ -303,23 +302,6 @@ impl Edit<'_, '_> {
             self.state.prefilter.uses.insert(number, 0);
         }
         Ok(number)
-    }
-
-    /// What still names a filter as it was names it as it is.
-    fn disown(&mut self, differences: &[&Difference]) {
-        let changed: HashMap<*const Object, &Arc<Object>> =
-            differences.iter().filter_map(|(from, to)| Some((Arc::as_ptr(from.as_ref()?), to.as_ref()?))).collect();
-        fn renew<K: Ord + Clone>(table: &mut Table<K, Owned>, changed: &HashMap<*const Object, &Arc<Object>>) {
-            let stale = table.iter().filter_map(|(key, owner)| {
-                let to = changed.get(&Arc::as_ptr(&owner.0))?;
-                Some((key.clone(), Owned(Arc::clone(to))))
-            });
-            let stale: Vec<(K, Owned)> = stale.collect();
-            stale.into_iter().for_each(|(key, owner)| drop(table.insert(key, owner)));
-        }
-        renew(&mut self.origins.classes, &changed);
-        renew(&mut self.origins.interfaces, &changed);
-        renew(&mut self.origins.hooks, &changed);
     }
 }
 

@@ -56,12 +56,11 @@ pub fn compile_after(
     if *former.basis.node != *input.node || *former.basis.facts != *input.facts {
         return whole(numbering);
     }
-    let mut differences = crate::objects::differences(&former.provenance.inventory, input.inventory);
-    // One that only moved means what it meant; whoever asks where it stands asks the inventory.
-    differences.retain(|(from, to)| !matches!((from, to), (Some(a), Some(b)) if a.hash == b.hash));
-    if differences.len() > input.inventory.len() / 8 + SMALL {
+    let changes = former.provenance.inventory.changes_to(input.inventory);
+    if changes.len() > input.inventory.len() / 8 + SMALL {
         return whole(numbering);
     }
+    let differences = crate::objects::differences(&changes);
     let before = numbering.clone();
     let state = former.state()?;
     let mut edit = Edit {
@@ -179,7 +178,7 @@ impl Edit<'_, '_> {
         }
         if let Some(to) = to {
             for address in addresses(&Some(Arc::clone(to))) {
-                let owner = Owned(Arc::clone(to));
+                let owner = Owned::of(to);
                 self.claim(address, strength::REMOTE_NODE, Some(reference(to)), identity::REMOTE_NODE, Some(owner));
             }
         }
@@ -269,7 +268,7 @@ impl Edit<'_, '_> {
     fn rewired(&mut self, wiring: &mut weir_plan::Wiring) -> Option<Vec<Pending>> {
         let Input { node, facts, sequence, .. } = *self.input;
         let all: Vec<Arc<Object>> =
-            self.state.shape.iter().chain(&self.state.filters).map(|(_, object)| Arc::clone(&object.0)).collect();
+            self.state.shape.iter().chain(&self.state.filters).map(|(_, object)| Arc::clone(object)).collect();
         let objects = &Objects::new(all.iter());
         let mut pending = Vec::new();
         let settings = NodeSettings::new(objects, node);
@@ -401,13 +400,13 @@ impl<P: Ord + Copy> Addresses<'_, P> {
     /// How the only one who claims an address does so.
     fn standing(&self, owner: Option<&Owned>) -> (u8, Option<ObjectRef>) {
         let Some(owner) = owner else { return (strength::HOST, None) };
-        let object = || Some(reference(&owner.0));
-        match &owner.0.spec {
-            Spec::Endpoint(spec) if spec.attach.host.is_none() => (strength::ENDPOINT, object()),
-            Spec::Endpoint(spec) if *spec.node == *self.node => (strength::HOST, None),
-            Spec::Endpoint(_) => (strength::REMOTE_HOST, object()),
-            Spec::Node(_) if owner.0.metadata.name == self.node => (strength::HOST, None),
-            Spec::Node(_) => (strength::REMOTE_NODE, object()),
+        let object = || Some(owner.0.reference.clone());
+        match (&*owner.0.reference.kind, owner.0.host_of.as_deref()) {
+            ("Endpoint", None) => (strength::ENDPOINT, object()),
+            ("Endpoint", Some(node)) if node == self.node => (strength::HOST, None),
+            ("Endpoint", Some(_)) => (strength::REMOTE_HOST, object()),
+            ("Node", _) if *owner.0.reference.name == *self.node => (strength::HOST, None),
+            ("Node", _) => (strength::REMOTE_NODE, object()),
             _ => (strength::CIDR, None),
         }
     }

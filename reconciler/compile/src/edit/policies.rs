@@ -67,7 +67,7 @@ impl Edit<'_, '_> {
             for subject in &subjects {
                 self.join(*subject, &id);
             }
-            let owner = Owned(Arc::clone(object));
+            let owner = Owned::of(object);
             let state = Arc::new(PolicyState { owner, policy: Arc::new(policy), subjects });
             if !state.subjects.is_empty() {
                 self.enforce(&id, &state)?;
