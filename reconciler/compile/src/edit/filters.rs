@@ -39,7 +39,8 @@ type Found<P> = (P, PrefilterClass);
 
 impl Edit<'_, '_> {
     pub(super) fn filters(&mut self, differences: &[&Difference]) -> Result<(), Stop> {
-        if differences.is_empty() {
+        // An endpoint's device is no network device, so that filters may hold elsewhere now.
+        if differences.is_empty() && !self.rewire {
             return Ok(());
         }
         for (from, to) in differences {
@@ -51,7 +52,7 @@ impl Edit<'_, '_> {
             }
         }
         let shape = |object: Option<&Arc<Object>>| spec(object).map(|spec| (spec.interfaces.clone(), spec.mode));
-        let moved = differences.iter().any(|(from, to)| shape(from.as_ref()) != shape(to.as_ref()));
+        let moved = self.rewire || differences.iter().any(|(from, to)| shape(from.as_ref()) != shape(to.as_ref()));
         let groups = self.groups(moved, differences)?;
         let ranges = self.ranges();
         let mut touched = Touched::default();
