@@ -61,6 +61,38 @@ impl<T> Chunks<T> {
 }
 
 impl<T: Sorted + Clone> Chunks<T> {
+    /// The elements that are not the same in `to`, each with what stands there instead. What both share is not looked
+    /// at. Of equal elements of one list only the first counts.
+    pub fn difference(&self, to: &Self, same: impl Fn(&T, &T) -> bool) -> Vec<(Option<T>, Option<T>)> {
+        let mut found = Vec::new();
+        let (mut old, mut new) = (Cursor::new(self), Cursor::new(to));
+        loop {
+            while let (0, 0, Some(a), Some(b)) = (old.at, new.at, old.chunks.first(), new.chunks.first())
+                && Arc::ptr_eq(a, b)
+            {
+                (old.chunks, new.chunks) = (&old.chunks[1..], &new.chunks[1..]);
+            }
+            match (old.peek(), new.peek()) {
+                (None, None) => return found,
+                (Some(a), Some(b)) if a.order(b).is_eq() => {
+                    if !same(a, b) {
+                        found.push((Some(a.clone()), Some(b.clone())));
+                    }
+                    old.step();
+                    new.step();
+                }
+                (Some(a), b) if b.is_none_or(|b| a.order(b).is_lt()) => {
+                    found.push((Some(a.clone()), None));
+                    old.step();
+                }
+                (_, b) => {
+                    found.push((None, b.cloned()));
+                    new.step();
+                }
+            }
+        }
+    }
+
     /// Without `removed`, and with `added`, both sorted; `true` when an added element was there already, or twice.
     pub fn edit(&self, removed: &[T], added: Vec<T>) -> (Self, bool) {
         let mut edited =
@@ -104,6 +136,30 @@ impl<T: Sorted + Clone> Chunks<T> {
         edited.finish(merged);
         let len = edited.chunks.iter().map(|chunk| chunk.len()).sum();
         (Self { chunks: edited.chunks, len }, edited.clash)
+    }
+}
+
+/// A place in a list.
+struct Cursor<'a, T> {
+    chunks: &'a [Arc<[T]>],
+    /// Inside the first of `chunks`.
+    at: usize,
+}
+
+impl<'a, T> Cursor<'a, T> {
+    fn new(list: &'a Chunks<T>) -> Self {
+        Self { chunks: &list.chunks, at: 0 }
+    }
+
+    fn peek(&self) -> Option<&'a T> {
+        self.chunks.first().map(|chunk| &chunk[self.at])
+    }
+
+    fn step(&mut self) {
+        self.at += 1;
+        if self.chunks.first().is_some_and(|chunk| self.at == chunk.len()) {
+            (self.chunks, self.at) = (&self.chunks[1..], 0);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The set: every file's objects together, with what `fromFiles` names.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
 };
 
@@ -59,6 +59,26 @@ impl Inventory {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What leads from this set to another one. What they share is not looked at.
+    pub fn changes_to(&self, to: &Self) -> Changes {
+        let mut changes = Changes { before: self.clone(), after: to.clone(), ..Changes::default() };
+        let (mut kinds, nothing): (BTreeSet<&KindName>, _) = (BTreeSet::new(), Chunks::default());
+        kinds.extend(self.0.kinds.keys().chain(to.0.kinds.keys()));
+        for kind in kinds {
+            let of = |set: &'_ Self| set.0.kinds.get(kind).cloned().unwrap_or_else(|| nothing.clone());
+            let same = |a: &Stored, b: &Stored| a.is(b) || a.hash() == b.hash();
+            for difference in of(self).difference(&of(to), same) {
+                match difference {
+                    (Some(from), Some(to)) => changes.replaced.push((from, to)),
+                    (Some(from), None) => changes.removed.push(from),
+                    (None, Some(to)) => changes.added.push(to),
+                    (None, None) => {}
+                }
+            }
+        }
+        changes
     }
 
     /// What was accepted, and that somebody should know about.
@@ -161,6 +181,11 @@ impl Changes {
     /// Objects that mean the same, and came to stand in another file. (One that moved inside its file is not counted.)
     pub fn moved(&self) -> usize {
         self.moved
+    }
+
+    /// Objects that do not mean what they meant.
+    pub fn len(&self) -> usize {
+        self.added.len() + self.removed.len() + self.replaced.len()
     }
 
     /// No object means anything else.

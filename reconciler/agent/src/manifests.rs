@@ -61,6 +61,15 @@ impl Manifests {
         self.files.iter().map(|file| FileRef { path: file.path.clone(), hash: file.hash.0 }).collect()
     }
 
+    /// Whether both are the same files.
+    pub fn are(&self, other: &Self) -> bool {
+        let same = |(own, other): (&File, &File)| {
+            (Arc::ptr_eq(&own.bytes, &other.bytes) || own.hash == other.hash) && own.path == other.path
+        };
+        Arc::ptr_eq(&self.files, &other.files)
+            || self.files.len() == other.files.len() && self.files.iter().zip(&*other.files).all(same)
+    }
+
     pub fn is(&self, files: &[FileRef]) -> bool {
         self.files.len() == files.len()
             && self.files.iter().zip(files).all(|(own, other)| own.path == other.path && own.hash.0 == other.hash)
@@ -97,11 +106,14 @@ impl Parser {
         Self { options, files: HashMap::new(), turn: 0, last: Inventory::default() }
     }
 
-    pub fn parse(&mut self, manifests: &Manifests) -> Result<Inventory, Diagnostics> {
+    /// The set, and how many documents had to be parsed for it.
+    pub fn parse(&mut self, manifests: &Manifests) -> Result<(Inventory, usize), Diagnostics> {
         self.turn += 1;
+        let mut documents = 0;
         let unknown = |file: &&File| !self.files.contains_key(&(file.path.clone(), file.hash));
         let unknown: Vec<&File> = manifests.files.iter().filter(unknown).collect();
         for (file, parsed) in unknown.iter().zip(parse_all(&unknown, &self.options, &self.last)) {
+            documents += parsed.counts().parsed;
             self.files.insert((file.path.clone(), file.hash), (parsed, 0));
         }
         let known = |file: &File| {
@@ -114,7 +126,7 @@ impl Parser {
         let turn = self.turn;
         self.files.retain(|_, (_, used)| *used + 1 >= turn);
         self.last = self.last.update(&parsed, &manifests.files)?.0;
-        Ok(self.last.clone())
+        Ok((self.last.clone(), documents))
     }
 }
 

@@ -3,7 +3,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use weir_abi::ACTION_NONE;
 use weir_plan::{AnyChange, Change, ObjectRef, Provenance, RuleRef};
-use weir_schema::{Object, ObjectKey};
+use weir_schema::Object;
 
 use crate::Snapshot;
 
@@ -16,16 +16,7 @@ pub struct Place {
 
 impl Snapshot {
     pub fn object(&self, object: &ObjectRef) -> Option<Arc<Object>> {
-        let group = match object.api_version.split_once('/') {
-            Some((group, _)) => group.into(),
-            None => "".into(),
-        };
-        self.inventory.get(&ObjectKey {
-            group,
-            kind: object.kind.clone(),
-            namespace: object.namespace.clone(),
-            name: object.name.clone(),
-        })
+        self.inventory.get(&weir_compile::key(object))
     }
 
     /// Where a rule stands; of a list, the entry that covers `address`.
