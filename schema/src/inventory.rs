@@ -68,7 +68,7 @@ impl Inventory {
         kinds.extend(self.0.kinds.keys().chain(to.0.kinds.keys()));
         for kind in kinds {
             let of = |set: &'_ Self| set.0.kinds.get(kind).cloned().unwrap_or_else(|| nothing.clone());
-            let same = |a: &Stored, b: &Stored| a.is(b) || a.hash() == b.hash();
+            let same = |a: &Stored, b: &Stored| a.is(b) || a.means_as(b);
             for difference in of(self).difference(&of(to), same) {
                 match difference {
                     (Some(from), Some(to)) => changes.replaced.push((from, to)),
