@@ -83,6 +83,7 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     loop {
         tokio::select! {
             () = &mut stop => break,
+            () = watch.stirred() => handle.call(|agent| agent.engine().foresee()).await?,
             outcome = watch.changed() => handle.call(move |agent| agent.deliver(outcome)).await?,
             Ok(()) = links.changed() => handle.call(|agent| agent.look_at_node()).await?,
             _ = ticks.tick() => handle.call(|agent| agent.tick()).await?,
