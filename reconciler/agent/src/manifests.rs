@@ -105,8 +105,12 @@ impl Parser {
         Self { options, ..Self::default() }
     }
 
-    /// The set, and how many documents had to be parsed for it.
-    pub fn parse(&mut self, manifests: &Manifests) -> Result<(Inventory, usize), Diagnostics> {
+    /// The set, and how many documents had to be parsed for it. `cached` is asked for what [`Self::parsed`] gave once.
+    pub fn parse(
+        &mut self,
+        manifests: &Manifests,
+        cached: impl Fn(&File) -> Option<Vec<u8>>,
+    ) -> Result<(Inventory, usize), Diagnostics> {
         let mut known: Vec<Option<Arc<ParsedFile>>> = manifests.files.iter().map(|_| None).collect();
         for former in &self.parsed {
             let mut former = former.iter().peekable();
@@ -118,14 +122,15 @@ impl Parser {
         }
         let unknown: Vec<&File> =
             manifests.files.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(file, _)| file).collect();
+        let unknown: Vec<(&File, Option<Vec<u8>>)> = unknown.into_iter().map(|file| (file, cached(file))).collect();
         let mut new = parse_all(&unknown, &self.options, &self.last).into_iter();
-        let documents = AtomicUsize::new(0);
+        let mut documents = 0;
         let parsed: Vec<Arc<ParsedFile>> = known
             .into_iter()
             .filter_map(|known| {
                 known.or_else(|| {
                     let parsed = new.next()?;
-                    documents.fetch_add(parsed.counts().parsed, Ordering::Relaxed);
+                    documents += parsed.counts().parsed;
                     Some(parsed)
                 })
             })
@@ -133,7 +138,14 @@ impl Parser {
         self.parsed.swap(0, 1);
         self.parsed[0] = parsed;
         self.last = self.last.update(&self.parsed[0], &manifests.files)?.0;
-        Ok((self.last.clone(), documents.into_inner()))
+        Ok((self.last.clone(), documents))
+    }
+}
+
+impl Parser {
+    /// What the last set's files were parsed into, for [`Self::parse`] to be spared it.
+    pub fn parsed(&self) -> &[Arc<ParsedFile>] {
+        &self.parsed[0]
     }
 }
 
@@ -141,13 +153,16 @@ impl Parser {
 const WORTH_A_THREAD: usize = 1 << 18;
 
 /// In the order of `files`.
-fn parse_all(files: &[&File], options: &Options, last: &Inventory) -> Vec<Arc<ParsedFile>> {
-    let parse = |file: &&File| {
+fn parse_all(files: &[(&File, Option<Vec<u8>>)], options: &Options, last: &Inventory) -> Vec<Arc<ParsedFile>> {
+    let parse = |(file, made): &(&File, Option<Vec<u8>>)| {
+        if let Some(parsed) = made.as_ref().and_then(|made| ParsedFile::decode(made, file)) {
+            return Arc::new(parsed);
+        }
         let former = last.file(&file.path).map(|former| &**former);
         Arc::new(weir_schema::parse_file_after(file, options, former))
     };
     let threads = thread::available_parallelism().map_or(1, Into::into).min(files.len());
-    if threads < 2 || files.iter().map(|file| file.bytes.len()).sum::<usize>() < WORTH_A_THREAD {
+    if threads < 2 || files.iter().map(|(file, _)| file.bytes.len()).sum::<usize>() < WORTH_A_THREAD {
         return files.iter().map(parse).collect();
     }
     let next = AtomicUsize::new(0);
