@@ -37,7 +37,7 @@ const TO_RUN: &[&str] = &[
     "git",
     "gnupg",
     "openssh-client",
-    "openssh-server",
+    "dropbear-bin",
 ];
 
 /// What the emulated machine needs.

@@ -37,7 +37,7 @@ struct RevisionDocument {
     subject: String,
 }
 
-/// Nodes, and how many of them would change.
+/// Nodes, and on how many of them an entry, a device or a hook would change: an object may change and say the same.
 #[derive(Serialize)]
 struct NodesSummary {
     nodes: usize,
@@ -82,7 +82,8 @@ pub fn run(context: &Context, args: &SourceArgs, from: &str, to: &str, all_nodes
         Format::Name => Some(0),
     };
     let plans = nodes.iter().map(|node| plan(&from, &to, node, limit)).collect::<Result<Vec<_>, _>>()?;
-    let changed = plans.iter().filter(|plan| differs(plan)).count();
+    let changed = plans.iter().filter(|plan| writes(plan)).count();
+    let differ = plans.iter().any(|plan| writes(plan) || !plan.changes.is_empty());
     let document = RevisionsDocument {
         format_version: FORMAT_VERSION,
         from: from.document(),
@@ -96,7 +97,7 @@ pub fn run(context: &Context, args: &SourceArgs, from: &str, to: &str, all_nodes
             _ => write(context, &document, out),
         })?;
     }
-    Ok(if changed > 0 { Exit::FAILED } else { Exit::DONE })
+    Ok(if differ { Exit::FAILED } else { Exit::DONE })
 }
 
 /// The repository that `--source` names, or the one around `-f`.
@@ -174,8 +175,8 @@ impl Commit {
     }
 }
 
-fn differs(plan: &PlanDocument) -> bool {
-    !plan.summary.is_empty() || !plan.changes.is_empty()
+fn writes(plan: &PlanDocument) -> bool {
+    plan.summary.writes > 0
 }
 
 /// `node1/endpoint/default/web`
@@ -193,7 +194,7 @@ fn write(context: &Context, document: &RevisionsDocument, out: &mut dyn Write) -
         writeln!(out, "{}", paint.paint(Ink::Dim, &format!("{word} {rev} = {}  {author}  {subject}", short(commit))))?;
     }
     let mut groups: Vec<(Vec<u8>, Vec<&str>)> = Vec::new();
-    for plan in document.nodes.iter().filter(|plan| differs(plan)) {
+    for plan in document.nodes.iter().filter(|plan| writes(plan)) {
         let mut text = Vec::new();
         plan_text::changes(plan, paint, &mut text)?;
         match groups.iter_mut().find(|(known, _)| *known == text) {
@@ -205,9 +206,9 @@ fn write(context: &Context, document: &RevisionsDocument, out: &mut dyn Write) -
         writeln!(out, "\n{}", paint.paint(Ink::Bold, &format!("on {}", nodes.join(", "))))?;
         out.write_all(text)?;
     }
-    let same: Vec<&str> = document.nodes.iter().filter(|plan| !differs(plan)).map(|plan| plan.node.as_str()).collect();
+    let same: Vec<&str> = document.nodes.iter().filter(|plan| !writes(plan)).map(|plan| plan.node.as_str()).collect();
     if !same.is_empty() {
-        writeln!(out, "\n{}\nnothing changes", paint.paint(Ink::Bold, &format!("on {}", same.join(", "))))?;
+        writeln!(out, "\n{}\nno entry changes", paint.paint(Ink::Bold, &format!("on {}", same.join(", "))))?;
     }
     Ok(())
 }

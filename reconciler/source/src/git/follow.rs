@@ -82,7 +82,6 @@ impl Follower {
             let remote = self.source.is_remote();
             let patience = if remote { self.source.options.timeout } else { self.options.patience };
             let outcome = self.source.look(&Deadline::new(patience, self.asked.stop.clone()));
-            let (watched, unseen) = self.watch();
             self.failures = if outcome.is_ok() { 0 } else { self.failures.saturating_add(1) };
             if let Err(error) = &outcome {
                 tracing::debug!(%error, "looked at the source");
@@ -91,6 +90,7 @@ impl Follower {
             if !stopped {
                 self.news.publish(outcome);
             }
+            let (watched, unseen) = self.watch();
             if unseen {
                 // It may have changed before it was watched.
                 continue;

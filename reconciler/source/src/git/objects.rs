@@ -50,9 +50,9 @@ pub(crate) struct Objects {
     checked: bool,
 }
 
-/// Requests that may lie in the pipe: git must never wait for us while we wait for it to take a request. 512 of at
-/// most 66 bytes fit into its smallest usual size.
-const AHEAD: usize = 512;
+/// Requests that may lie in the pipe: git must never wait for us while we wait for it to take a request. So many of at
+/// most 74 bytes fit into a page, which is all that a pipe has for a user with many of them.
+const AHEAD: usize = 48;
 const WHAT: &str = "reading objects";
 
 impl Objects {
