@@ -111,7 +111,7 @@ fn repository(context: &Context, args: &SourceArgs) -> Result<(String, GitSource
     };
     match spec {
         SourceSpec::Git(_) => match Source::open(std::slice::from_ref(&spec), &access)? {
-            Source::Git(source) => Ok((spec.to_string(), source)),
+            Source::Git(source) => Ok((spec.to_string(), *source)),
             _ => unreachable!("a git source is opened for its name"),
         },
         SourceSpec::Dir(path) => Ok((format!("git+dir:{}", path.display()), GitSource::around(&path, &access.git)?)),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use weir_source::{GitOptions, GitSource, Outcome, Revision, Source, SourceError, Watch, WatchOptions};
+use weir_source::{GitOptions, GitSource, Outcome, Revision, SourceError, Watch, WatchOptions};
 
 /// A work tree with `main` checked out.
 pub struct Repo {
@@ -131,7 +131,7 @@ pub fn paths(revision: &Revision) -> Vec<&str> {
 }
 
 pub fn follow(source: GitSource) -> Watch {
-    Source::Git(source).follow(OPTIONS).unwrap()
+    source.follow(OPTIONS).unwrap()
 }
 
 /// Waits until an outcome satisfies `wanted`, past others.

@@ -302,7 +302,7 @@ async fn a_refused_commit_leaves_the_last_good_one_and_lists_are_read_again() {
     let ann = ssh_key(&repo, "ann");
     let signers = list(&repo, &[&ann]);
     let first = repo.change("signed");
-    let mut watch = weir_source::Source::Git(source(&repo, &[&signers])).follow(OPTIONS).unwrap();
+    let mut watch = source(&repo, &[&signers]).follow(OPTIONS).unwrap();
     until_id(&mut watch, &first).await;
     let eve = ssh_key(&repo, "eve");
     let second = repo.change("by eve");
