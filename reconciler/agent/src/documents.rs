@@ -26,7 +26,22 @@ pub struct ApplyDocument {
     pub digest: String,
     pub pending: Vec<PendingDocument>,
     pub timings: Timings,
+    pub work: WorkDocument,
     pub written: WrittenDocument,
+}
+
+/// What had to be gone through: of a set in which one entry changed, that entry's object and no other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct WorkDocument {
+    /// Documents that were parsed.
+    pub documents: usize,
+    /// Objects that were compiled.
+    pub objects: usize,
+    /// The whole set was compiled.
+    pub whole: bool,
+    /// Entries that differ from the live ones.
+    pub entries: usize,
 }
 
 /// What was written to the kernel, in its own terms: an apply that finds nothing to do writes nothing.
@@ -62,6 +77,7 @@ impl ApplyDocument {
             digest: plan.digest,
             pending: applied.desired.compiled.pending.iter().map(PendingDocument::from).collect(),
             timings: applied.timings,
+            work: applied.work,
             written: applied.written,
         }
     }

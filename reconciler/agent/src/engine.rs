@@ -5,16 +5,16 @@
 use std::{path::PathBuf, sync::Arc};
 
 use weir_abi::Generation;
-use weir_compile::{Input, TraceFlow, Who};
+use weir_compile::{Effort, Input, TraceFlow, Who};
 use weir_plan::{
-    Change, Commit, Datapath, InterfaceFacts, InterfaceName, Journal, Numbering, ObjectInfo, Observed, Operation,
-    Phase, Plan, Provenance, Store, Suspension, Tables, Wiring, WiringDelta,
+    Action, Change, Commit, Datapath, InterfaceFacts, InterfaceName, Journal, Numbering, ObjectRef, Observed,
+    Operation, Phase, Plan, Store, Suspension, Tables, Wiring, WiringDelta,
 };
-use weir_schema::Options;
+use weir_schema::{Inventory, Options};
 
 use crate::{
-    Allow, Error, Manifests, Session, Snapshot, Timings, WrittenDocument, clock, guard, manifests::Parser,
-    session::Sessions, timings::Stopwatch,
+    Allow, Error, Manifests, Session, Snapshot, Timings, WorkDocument, WrittenDocument, clock, guard,
+    manifests::Parser, session::Sessions, timings::Stopwatch,
 };
 
 #[derive(Clone, Debug)]
@@ -47,8 +47,10 @@ pub struct Planned {
     /// An apply was interrupted: there is something to record even if nothing is left to write.
     pub unfinished: Option<Phase>,
     pub timings: Timings,
+    pub work: WorkDocument,
     numbering: Numbering,
-    sessions: Sessions,
+    /// Objects that are not what they were.
+    objects: Vec<(ObjectRef, Action)>,
 }
 
 impl Planned {
@@ -70,6 +72,7 @@ pub struct Applied {
     /// What was executed.
     pub plan: Plan,
     pub timings: Timings,
+    pub work: WorkDocument,
     /// By plan and apply together.
     pub written: WrittenDocument,
 }
@@ -87,6 +90,7 @@ pub struct Engine<D, S> {
     devices: Vec<InterfaceFacts>,
     /// No program can still run on the standby side.
     graced: bool,
+    sessions: Sessions,
 }
 
 /// What the store holds.
@@ -102,7 +106,18 @@ struct Memory {
 impl<D: Datapath, S: Store> Engine<D, S> {
     pub fn new(datapath: D, store: S, options: EngineOptions) -> Self {
         let parser = Parser::new(Options { ignore_foreign: options.ignore_foreign });
-        Self { datapath, store, options, parser, memory: None, live: None, devices: Vec::new(), graced: false }
+        let sessions = Sessions::new(options.proc.clone());
+        Self {
+            datapath,
+            store,
+            options,
+            parser,
+            memory: None,
+            live: None,
+            devices: Vec::new(),
+            graced: false,
+            sessions,
+        }
     }
 
     pub fn node(&self) -> &Arc<str> {
@@ -115,6 +130,18 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     pub fn datapath(&mut self) -> &mut D {
         &mut self.datapath
+    }
+
+    /// A change is on its way: what takes time and can be known before it arrives is begun.
+    pub fn foresee(&mut self) {
+        self.sessions.foresee();
+    }
+
+    /// Makes ready for the next change, in a moment when nobody waits.
+    pub fn warm(&self) {
+        if let Some(snapshot) = self.snapshot() {
+            snapshot.compiled.warm();
+        }
     }
 
     /// The next plan looks at the kernel and the store again.
@@ -136,26 +163,38 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     fn try_plan(&mut self, manifests: &Manifests, look: Look) -> Result<Planned, Error> {
         let mut timings = Timings::default();
         let mut watch = Stopwatch::start();
-        let inventory = self.parser.parse(manifests).map_err(Error::Manifests)?;
+        let (inventory, documents) = self.parser.parse(manifests).map_err(Error::Manifests)?;
+        let mut work = WorkDocument { documents, ..WorkDocument::default() };
         timings.parse_us = watch.lap();
 
         let node = self.options.node.clone();
-        let facts = self.datapath.facts(&weir_compile::netns_needed(&inventory, &node))?;
+        let mut memory = self.remember()?;
+        let netns = match &memory.applied {
+            Some(applied) if applied.node == node => applied.compiled.netns_after(&inventory),
+            _ => weir_compile::netns_needed(&inventory, &node),
+        };
+        let facts = self.datapath.facts(&netns)?;
         timings.facts_us = watch.lap();
 
-        let mut memory = self.remember()?;
         let sequence = memory.head.as_ref().map_or(1, |head| head.sequence + 1);
         let mut numbering = memory.numbering.clone();
         let input = Input { inventory: &inventory, node: &node, facts: &facts, sequence };
-        let same = memory.applied.as_ref().filter(|applied| {
-            manifests.is(&applied.manifests.refs()) && facts == applied.facts && applied.node == node
-        });
-        let mut sessions = Sessions::Unread(self.options.proc.clone());
-        let (desired, marked) = match same {
-            Some(applied) => (applied.clone(), false),
+        let same = memory
+            .applied
+            .as_ref()
+            .filter(|applied| manifests.are(&applied.manifests) && facts == applied.facts && applied.node == node);
+        let desired = match same {
+            Some(applied) => applied.clone(),
             None => {
-                sessions = sessions.read_meanwhile();
-                let compiled = weir_compile::compile(&input, &mut numbering).map_err(Error::Compile)?;
+                self.sessions.foresee();
+                let (compiled, effort) = match &memory.applied {
+                    Some(applied) => weir_compile::compile_after(&applied.compiled, &input, &mut numbering),
+                    None => weir_compile::compile(&input, &mut numbering)
+                        .map(|compiled| (compiled, Effort { objects: inventory.len(), whole: true })),
+                }
+                .map_err(Error::Compile)?;
+                work.objects = effort.objects;
+                work.whole = effort.whole;
                 let snapshot = Snapshot {
                     manifests: manifests.clone(),
                     node: node.clone(),
@@ -163,7 +202,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
                     inventory: inventory.clone(),
                     compiled: Arc::new(compiled),
                 };
-                (Arc::new(snapshot), true)
+                Arc::new(snapshot)
             }
         };
         if memory.applied.is_none() {
@@ -184,19 +223,26 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let unfinished = memory.journal.as_ref().map(|journal| journal.phase).filter(|phase| *phase != Phase::Settled);
         // What an interrupted flip left behind is nobody's drift.
         let baseline = applied.as_ref().filter(|_| !interrupted_at_flip(unfinished));
-        let mut plan = Plan::new(desired.target(), baseline.map(|applied| applied.target()), live.as_ref());
+        let nothing = Inventory::default();
+        let objects =
+            weir_compile::changed(applied.as_ref().map_or(&nothing, |one| &one.inventory), &desired.inventory);
+        let told = match (&live, baseline) {
+            (None, _) if applied.is_none() => objects.clone(),
+            (None, _) => weir_compile::changed(&nothing, &desired.inventory),
+            (Some(_), Some(_)) => objects.clone(),
+            // Without a record of what was applied, live stands in for it.
+            (Some(_), None) => Vec::new(),
+        };
+        let mut plan = Plan::new(desired.target(), baseline.map(|applied| applied.target()), live.as_ref(), &told);
         if let (true, Some(live), Some(applied), None) = (looks, &live, &applied, unfinished)
             && let Some(expected) = self.expected_standby(&memory, applied, live)?
         {
             plan = plan.expecting_standby(&expected, live, &desired.compiled.tables);
         }
-        if !marked && !plan.is_empty() {
-            // The tables are known; the numbers must be marked as used by the commit that this becomes.
-            weir_compile::compile(&input, &mut numbering).map_err(Error::Compile)?;
-        }
+        work.entries = plan.active.len();
         timings.plan_us = watch.lap();
         timings.live_us = watch.total();
-        Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, numbering, sessions })
+        Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, work, numbering, objects })
     }
 
     /// Whether what is known of the live tables still means the same devices. One that was made anew under its name has
@@ -259,7 +305,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     ) -> Result<Option<Snapshot>, Error> {
         // What was let through then is let through now.
         let inventory = match Parser::new(Options { ignore_foreign: true }).parse(&manifests) {
-            Ok(inventory) => inventory,
+            Ok((inventory, _)) => inventory,
             Err(error) => {
                 tracing::warn!(commit = commit.sequence, %error, "a stored commit can no longer be read");
                 return Ok(None);
@@ -349,7 +395,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     fn apply_restoring(
         &mut self,
-        mut planned: Planned,
+        planned: Planned,
         allow: Allow,
         operation: Operation,
         restores: Option<u64>,
@@ -358,14 +404,15 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             // Comments may have moved: from now on places are told from these bytes.
             if let Some(memory) = self.memory.take() {
                 let applied = Some(planned.desired.clone());
-                self.memory = Some(Arc::new(Memory { applied, ..Memory::clone(&memory) }));
+                let numbering = planned.numbering.clone();
+                self.memory = Some(Arc::new(Memory { applied, numbering, ..Memory::clone(&memory) }));
             }
             let timings = Timings { total_us: planned.timings.live_us, ..planned.timings };
-            let Planned { desired, applied: before, plan, .. } = planned;
+            let Planned { desired, applied: before, plan, work, .. } = planned;
             let written = WrittenDocument::default();
-            return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings, written });
+            return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings, work, written });
         }
-        self.guard(&mut planned, allow)?;
+        self.guard(&planned, allow)?;
         let nobody_wants_back = !planned.plan.drift.is_empty() || interrupted_at_flip(planned.unfinished);
         let applied = self.execute(planned, operation, restores);
         match &applied {
@@ -381,15 +428,13 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         applied
     }
 
-    fn guard(&self, planned: &mut Planned, allow: Allow) -> Result<(), Error> {
-        fn objects(snapshot: &Snapshot) -> &[ObjectInfo] {
-            snapshot.compiled.provenance.objects()
-        }
-        let desired = objects(&planned.desired);
-        if let (false, Some(applied)) = (allow.mass_delete, &planned.applied)
-            && let Some(refusal) = guard::mass_delete(objects(applied), desired)
-        {
-            return Err(Error::Guard(refusal));
+    fn guard(&mut self, planned: &Planned, allow: Allow) -> Result<(), Error> {
+        let desired = &planned.desired.inventory;
+        if let (false, Some(applied)) = (allow.mass_delete, &planned.applied) {
+            let refusal = guard::mass_delete(&planned.objects, &applied.inventory, desired);
+            if let Some(refusal) = refusal {
+                return Err(Error::Guard(refusal));
+            }
         }
         if !allow.mass_delete && desired.is_empty() {
             let source = match &*planned.desired.manifests.source {
@@ -400,9 +445,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         }
         let Some(applied) = &planned.applied else { return Ok(()) };
         if !allow.lockout && !planned.plan.active.is_empty() {
-            let sessions = std::mem::replace(&mut planned.sessions, Sessions::Unread(self.options.proc.clone())).get();
             let refusal = guard::lockout(
-                sessions,
+                self.sessions.get(),
                 |session| passes(applied, session),
                 |session| passes(&planned.desired, session),
             );
@@ -414,7 +458,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     }
 
     fn execute(&mut self, planned: Planned, operation: Operation, restores: Option<u64>) -> Result<Applied, Error> {
-        let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, mut numbering, .. } = planned;
+        let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, work, mut numbering, .. } =
+            planned;
         let mut watch = Stopwatch::start();
         let mut journal = Journal {
             sequence,
@@ -502,7 +547,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             "applied"
         );
         let written = WrittenDocument::default();
-        Ok(Applied { commit: Some(commit), flipped: flips, desired, before: applied, plan, timings, written })
+        Ok(Applied { commit: Some(commit), flipped: flips, desired, before: applied, plan, timings, work, written })
     }
 
     fn stage(&mut self, plan: &Plan, warm: bool) -> Result<(), Error> {
@@ -640,9 +685,9 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     /// Goes back to `target`, as planned by [`Self::plan_rollback`], and stays there until somebody resumes: the source
     /// is not followed, and what was applied is kept as it is.
-    pub fn rollback(&mut self, target: &Commit, mut planned: Planned, allow: Allow) -> Result<Applied, Error> {
+    pub fn rollback(&mut self, target: &Commit, planned: Planned, allow: Allow) -> Result<Applied, Error> {
         if !planned.is_settled() {
-            self.guard(&mut planned, allow)?;
+            self.guard(&planned, allow)?;
         }
         let before = self.store.suspension()?;
         let reason = format!("rolled back to commit {}", target.sequence);

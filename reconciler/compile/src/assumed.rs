@@ -9,7 +9,7 @@ use crate::netns_needed;
 
 /// Every node that the manifests name: by an object of its own, or as the place of an endpoint. Sorted.
 pub fn nodes(inventory: &Inventory) -> BTreeSet<String> {
-    let name = |object: &std::sync::Arc<weir_schema::Object>| match &object.spec {
+    let name = |object: std::sync::Arc<weir_schema::Object>| match &object.spec {
         Spec::Node(_) => Some(object.key.name.to_string()),
         Spec::Endpoint(spec) => Some(spec.node.clone()),
         _ => None,

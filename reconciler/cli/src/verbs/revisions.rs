@@ -162,7 +162,8 @@ fn plan(from: &Commit, to: &Commit, node: &str, limit: Option<usize>) -> Result<
         wiring: applied.compiled.wiring.clone(),
         capacity: applied.compiled.capacity,
     };
-    let plan = Plan::new(desired.target(), Some(applied.target()), Some(&live));
+    let objects = weir_compile::changed(&from.inventory, &to.inventory);
+    let plan = Plan::new(desired.target(), Some(applied.target()), Some(&live), &objects);
     let source = to.manifests.plan_source();
     let places = limit.map(|_| Places { desired: &desired, applied: Some(&applied) });
     Ok(PlanView { node, source: &source, plan: &plan, limit, places }.document())

@@ -90,7 +90,12 @@ impl Clone {
         for name in &names {
             command.args([name.clone(), format!("{name}^{{}}")]);
         }
-        let ran = classified(run_git(command, "asking the remote", deadline)?)?;
+        // None of our clone's doing, whatever it is.
+        let elsewhere = |error| match error {
+            GitError::Failed { said, .. } => GitError::Unreachable { said },
+            error => error,
+        };
+        let ran = classified(run_git(command, "asking the remote", deadline)?).map_err(elsewhere)?;
         let text = String::from_utf8_lossy(&ran.stdout);
         let named = |wanted: &str| {
             let mut lines = text.lines().filter_map(|line| line.split_once('\t'));
