@@ -63,7 +63,7 @@ fn stand_in(pattern: &str) -> String {
     if matches(pattern) {
         return pattern.to_owned();
     }
-    // The first of `{a,b}`, the first character of `[ab]`.
+    // The first of `{a,b}`, a character that is in `[ab]`.
     let mut name = String::new();
     let mut characters = pattern.chars();
     while let Some(character) = characters.next() {
@@ -74,9 +74,9 @@ fn stand_in(pattern: &str) -> String {
             }
             '[' => {
                 let inner: String = characters.by_ref().take_while(|c| *c != ']').collect();
-                let negated = inner.starts_with(['!', '^']);
-                let free = ('0'..='z').find(|c| !negated || !inner.contains(*c));
-                name.extend(if negated { free } else { inner.chars().next() });
+                let class = Glob::new(&format!("[{inner}]")).map(|glob| glob.compile_matcher());
+                let mut letters = ('a'..='z').chain('0'..='9');
+                name.extend(class.ok().and_then(|class| letters.find(|c| class.is_match(c.to_string()))));
             }
             '\\' => name.extend(characters.next()),
             other => name.push(other),
@@ -98,7 +98,7 @@ mod tests {
             ("en?", "en?"),
             ("{eth,en}*", "eth*"),
             ("eth[1-3]", "eth1"),
-            ("eth[!0-9]", "eth:"),
+            ("eth[!0-9]", "etha"),
             ("bond\\*", "bond*"),
         ] {
             assert_eq!(stand_in(pattern), name, "{pattern}");
