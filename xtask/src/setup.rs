@@ -25,7 +25,20 @@ const TO_BUILD: &[&str] = &[
 ];
 
 /// What the demo and the tests call.
-const TO_RUN: &[&str] = &["iproute2", "iputils-ping", "bpftool", "ipset", "nftables", "iptables", "tcpdump", "procps"];
+const TO_RUN: &[&str] = &[
+    "iproute2",
+    "iputils-ping",
+    "bpftool",
+    "ipset",
+    "nftables",
+    "iptables",
+    "tcpdump",
+    "procps",
+    "git",
+    "gnupg",
+    "openssh-client",
+    "dropbear-bin",
+];
 
 /// What the emulated machine needs.
 const TO_EMULATE: &[&str] = &["qemu-system-x86", "busybox-static", "kmod"];

@@ -81,7 +81,12 @@ impl Manifests {
             source if source.starts_with("etcd") => "etcd",
             _ => "dir",
         };
-        PlanSource { kind: kind.into(), revision: self.revision.clone() }
+        PlanSource {
+            kind: kind.into(),
+            revision: self.revision.clone(),
+            author: self.authorship.as_ref().map(|by| by.author.as_str().into()),
+            subject: self.authorship.as_ref().map(|by| by.subject.as_str().into()),
+        }
     }
 
     pub fn file(&self, path: &str) -> Option<&File> {

@@ -5,6 +5,7 @@ mod get;
 mod history;
 mod monitor;
 mod plan;
+mod revisions;
 mod run;
 mod schema;
 mod status;
@@ -17,7 +18,7 @@ use clap::CommandFactory;
 use weir_agent::{Error, Exit};
 
 use crate::{
-    args::{Cli, Verb},
+    args::{Cli, RevisionArgs, Verb},
     context::Context,
     out,
 };
@@ -34,6 +35,9 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
         }
         Verb::Doctor => doctor::run(context),
         Verb::Run { source, intervals } => run::run(context, &source, intervals),
+        Verb::Diff { source, revisions: RevisionArgs { from: Some(from), to, all_nodes } } => {
+            revisions::run(context, &source, &from, &to, all_nodes)
+        }
         verb => block_on(ask(context, verb))?,
     }
 }
@@ -41,7 +45,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
 /// Verbs that ask the agent first.
 async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
     match verb {
-        Verb::Diff { source } => plan::run(context, &source, true).await,
+        Verb::Diff { source, revisions: RevisionArgs { from: None, .. } } => plan::run(context, &source, true).await,
         Verb::Plan { source } => plan::run(context, &source, false).await,
         Verb::Apply { source, allow } => apply::run(context, &source, allow).await,
         Verb::Rollback { sequence, allow } => apply::rollback(context, sequence, allow).await,
@@ -53,9 +57,12 @@ async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
         Verb::Suspend { duration, reason } => suspend::suspend(context, &reason, duration).await,
         Verb::Resume => suspend::resume(context).await,
         Verb::Uninstall { purge } => uninstall::run(context, purge).await,
-        Verb::Validate { .. } | Verb::Schema { .. } | Verb::Completions { .. } | Verb::Doctor | Verb::Run { .. } => {
-            unreachable!("`run` takes these")
-        }
+        Verb::Validate { .. }
+        | Verb::Schema { .. }
+        | Verb::Completions { .. }
+        | Verb::Doctor
+        | Verb::Run { .. }
+        | Verb::Diff { revisions: RevisionArgs { from: Some(_), .. }, .. } => unreachable!("`run` takes these"),
     }
 }
 

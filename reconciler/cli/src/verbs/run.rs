@@ -12,9 +12,11 @@ pub fn run(context: &Context, args: &SourceArgs, intervals: Intervals) -> Result
     if source.specs.is_empty() {
         return Err(Error::Usage { what: "an agent follows a source; standard input is read once".to_owned() });
     }
+    let mut access = source.access;
+    access.git.poll = intervals.poll;
     let options = RunOptions {
         specs: source.specs,
-        access: source.access,
+        access,
         source: source.name,
         socket: context.global.socket.clone(),
         watch: WatchOptions { rest: intervals.rest, resync: intervals.resync, ..WatchOptions::default() },
