@@ -1,5 +1,7 @@
 use std::{io, path::PathBuf, time::Duration};
 
+use crate::EtcdError;
+
 /// Why a source delivers nothing. The last good revision stays what it was.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -41,6 +43,8 @@ pub enum SourceError {
     UnknownScheme { spec: String },
     #[error("no source was named")]
     Unnamed,
+    #[error("{0}")]
+    Etcd(#[from] EtcdError),
 }
 
 impl SourceError {
@@ -57,6 +61,7 @@ impl SourceError {
             Self::NotSupported { .. } => "source-not-supported",
             Self::Mixed { .. } => "source-mixed",
             Self::UnknownScheme { .. } | Self::Unnamed => "source-unknown",
+            Self::Etcd(error) => error.code(),
         }
     }
 
@@ -82,6 +87,7 @@ impl SourceError {
             Self::Mixed { .. } => "name one source; only directories and files may be several",
             Self::UnknownScheme { .. } => "write a path, `-`, `dir:PATH`, `git+URL` or `etcd://HOST`",
             Self::Unnamed => "name one with `-f PATH` or `--source dir:PATH`",
+            Self::Etcd(error) => error.help(),
         }
     }
 
