@@ -1,45 +1,120 @@
 //! The set: every file's objects together, with what `fromFiles` names.
-use std::{collections::HashMap, sync::Arc};
-
-use crate::{
-    CidrFilterSpec, CidrList, ContentHash, Diagnostic, Diagnostics, File, Object, ObjectKey, Options, ParsedFile, Spec,
-    cidr_list::ListFile,
-    code,
-    object::{object_hash, prefixes_digest},
-    parse::{Content, is_manifest, parse_file},
-    set_check::SetErrors,
-    suggest::nearest,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
 };
 
-/// A valid set of objects. Cheap to clone.
+use crate::{
+    Changes, Diagnostic, Diagnostics, File, Object, ObjectKey, Options, Origin, ParsedFile,
+    chunks::Chunks,
+    claims::Claims,
+    from_files::Lists,
+    parse::parse_file,
+    set_check::SetErrors,
+    stored::{KindName, Stored, file_number},
+};
+
+/// A valid set of objects. Cheap to clone; sets made from one another by [`Inventory::update`] share what is the same.
 #[derive(Clone, Debug, Default)]
-pub struct Inventory {
-    objects: Arc<[Arc<Object>]>,
-    warnings: Arc<[Diagnostic]>,
+pub struct Inventory(pub(crate) Arc<Parts>);
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Parts {
+    /// Sorted by path.
+    pub files: Vec<Arc<ParsedFile>>,
+    pub kinds: BTreeMap<KindName, Chunks<Stored>>,
+    pub claims: Claims,
+    /// Filters as they stand in their files, without the lists of other files that they name.
+    pub unresolved: Arc<BTreeMap<ObjectKey, Arc<Object>>>,
+    /// How many endpoints each node has.
+    pub endpoints_of: Arc<BTreeMap<Arc<str>, usize>>,
+    /// Of the set, not of a file.
+    pub set_warnings: Arc<[Diagnostic]>,
+    pub warnings: Arc<[Diagnostic]>,
+    /// [`file_number`] of each file, and its index; sorted.
+    pub numbers: OnceLock<Vec<(u32, usize)>>,
 }
 
 impl Inventory {
-    /// Sorted by key.
-    pub fn objects(&self) -> impl ExactSizeIterator<Item = &Arc<Object>> {
-        self.objects.iter()
+    /// Sorted by key. An `Endpoint` is made when the iterator comes to it, so drop it before the next.
+    pub fn objects(&self) -> impl Iterator<Item = Arc<Object>> {
+        self.0.kinds.values().flat_map(Chunks::iter).map(|stored| self.object(stored))
     }
 
-    pub fn get(&self, key: &ObjectKey) -> Option<&Arc<Object>> {
-        let found = self.objects.binary_search_by(|object| object.key.cmp(key));
-        found.ok().map(|index| &self.objects[index])
+    /// The objects of one kind, sorted by namespace and name.
+    pub fn of_kind(&self, group: &str, kind: &str) -> impl Iterator<Item = Arc<Object>> {
+        let chunks = self.0.kinds.get(&(group.into(), kind.into()));
+        chunks.into_iter().flat_map(Chunks::iter).map(|stored| self.object(stored))
+    }
+
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<Object>> {
+        self.stored(key).map(|stored| self.object(stored))
     }
 
     pub fn len(&self) -> usize {
-        self.objects.len()
+        self.0.kinds.values().map(Chunks::len).sum()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
+        self.len() == 0
+    }
+
+    /// What leads from this set to another one. What they share is not looked at.
+    pub fn changes_to(&self, to: &Self) -> Changes {
+        let mut changes = Changes { before: self.clone(), after: to.clone(), ..Changes::default() };
+        let (mut kinds, nothing): (BTreeSet<&KindName>, _) = (BTreeSet::new(), Chunks::default());
+        kinds.extend(self.0.kinds.keys().chain(to.0.kinds.keys()));
+        for kind in kinds {
+            let of = |set: &'_ Self| set.0.kinds.get(kind).cloned().unwrap_or_else(|| nothing.clone());
+            let same = |a: &Stored, b: &Stored| a.is(b) || a.hash() == b.hash();
+            for difference in of(self).difference(&of(to), same) {
+                match difference {
+                    (Some(from), Some(to)) => changes.replaced.push((from, to)),
+                    (Some(from), None) => changes.removed.push(from),
+                    (None, Some(to)) => changes.added.push(to),
+                    (None, None) => {}
+                }
+            }
+        }
+        changes
     }
 
     /// What was accepted, and that somebody should know about.
     pub fn warnings(&self) -> &[Diagnostic] {
-        &self.warnings
+        &self.0.warnings
+    }
+
+    /// The file of this path that the set was made from: what a new version of it can be parsed after.
+    pub fn file(&self, path: &str) -> Option<&Arc<ParsedFile>> {
+        let files = &self.0.files;
+        files.binary_search_by(|file| (**file.path()).cmp(path)).ok().map(|at| &files[at])
+    }
+
+    pub(crate) fn stored(&self, key: &ObjectKey) -> Option<&Stored> {
+        let chunks = self.0.kinds.get(&(Arc::clone(&key.group), Arc::clone(&key.kind)))?;
+        chunks.find(|stored| stored.name().cmp(&(&key.namespace, &key.name)))
+    }
+
+    pub(crate) fn object(&self, stored: &Stored) -> Arc<Object> {
+        stored.object(|| self.origin(stored))
+    }
+
+    fn origin(&self, stored: &Stored) -> Origin {
+        let Parts { files, numbers, .. } = &*self.0;
+        let numbers = numbers.get_or_init(|| {
+            let mut list: Vec<_> = files.iter().enumerate().map(|(at, file)| (file_number(file.path()), at)).collect();
+            list.sort_unstable();
+            list
+        });
+        let wanted = match stored {
+            Stored::Whole(object) => return object.origin.clone(),
+            Stored::Endpoint(packed) => packed.file_number(),
+        };
+        let first = numbers.partition_point(|(number, _)| *number < wanted);
+        let alike = numbers[first..].iter().take_while(|(number, _)| *number == wanted);
+        let found = alike.map(|(_, at)| &files[*at]).find_map(|file| file.origin_of(stored));
+        // A set's objects are those of its files.
+        found.unwrap_or_else(|| Origin { path: "".into(), document: 0, line: 0 })
     }
 }
 
@@ -49,18 +124,24 @@ pub fn parse(files: &[File], options: &Options) -> Result<Inventory, Diagnostics
     assemble(&parsed, files)
 }
 
-/// Puts parsed files together. `parsed[n]` is what [`parse_file`] gave for `files[n]`, now or earlier.
-///
-/// An object that needs no other file is the very same `Arc` as in an earlier set of the same parsed file.
+/// Puts parsed files together: [`Inventory::update`] of nothing.
 pub fn assemble(parsed: &[Arc<ParsedFile>], files: &[File]) -> Result<Inventory, Diagnostics> {
+    Inventory::default().update(parsed, files).map(|(inventory, _)| inventory)
+}
+
+/// The objects of a set, sorted by key, and its warnings.
+pub type CheckedObjects = (Vec<Arc<Object>>, Vec<Diagnostic>);
+
+/// What [`Inventory::update`] must come to, without a former set to build on: looks at every object of every file, and
+/// says all that is wrong. `parsed[n]` is what [`parse_file`] gave for `files[n]`.
+pub fn check_whole(parsed: &[Arc<ParsedFile>], files: &[File]) -> Result<CheckedObjects, Diagnostics> {
     let mut errors = SetErrors::new(files);
     errors.found.extend(parsed.iter().flat_map(|file| &file.errors).cloned());
     let lists = Lists::new(parsed, files);
     let mut objects = Vec::new();
-    for parsed in parsed {
-        if let Content::Manifests(found) = &parsed.content {
-            objects.extend(found.iter().map(|object| lists.resolve(object, &mut errors)));
-        }
+    for file in parsed {
+        let of_file = file.documents().iter().map(|document| document.stored.object(|| file.origin(document)));
+        objects.extend(of_file.map(|object| lists.resolve(&object, &mut errors)));
     }
     objects.sort_by(|a, b| {
         let place = |object: &Object| (Arc::clone(&object.origin.path), object.origin.document);
@@ -69,99 +150,44 @@ pub fn assemble(parsed: &[Arc<ParsedFile>], files: &[File]) -> Result<Inventory,
     errors.check(&objects);
     if errors.found.is_empty() {
         let of_files = parsed.iter().flat_map(|file| &file.warnings).cloned();
-        let warnings = of_files.chain(errors.warnings).collect();
-        Ok(Inventory { objects: objects.into(), warnings: Diagnostics::sorted(warnings).0.into() })
+        Ok((objects, Diagnostics::sorted(of_files.chain(errors.warnings).collect()).0))
     } else {
         Err(Diagnostics::sorted(errors.found))
     }
 }
 
-/// The data files of the set, by path.
-struct Lists<'a>(HashMap<&'a str, (&'a File, &'a ListFile)>);
-
-impl<'a> Lists<'a> {
-    fn new(parsed: &'a [Arc<ParsedFile>], files: &'a [File]) -> Self {
-        let data = parsed.iter().zip(files).filter_map(|(parsed, file)| match &parsed.content {
-            Content::Data(list) => Some((&*file.path, (file, list))),
-            Content::Manifests(_) => None,
-        });
-        Self(data.collect())
+impl Changes {
+    fn every<'a>(of: &'a Inventory, list: &'a [Stored]) -> impl ExactSizeIterator<Item = Arc<Object>> + use<'a> {
+        list.iter().map(|stored| of.object(stored))
     }
 
-    /// The object with its `fromFiles` lists.
-    fn resolve(&self, object: &Arc<Object>, errors: &mut SetErrors<'_>) -> Arc<Object> {
-        let Spec::CidrFilter(filter) = &object.spec else { return Arc::clone(object) };
-        if filter.from_files.is_empty() {
-            return Arc::clone(object);
-        }
-        let mut filter = CidrFilterSpec::clone(filter);
-        let mut digests: Vec<ContentHash> = filter.lists.iter().map(|list| prefixes_digest(&list.prefixes)).collect();
-        for (index, name) in filter.from_files.iter().enumerate() {
-            let rule_path = format!("spec.fromFiles[{index}]");
-            let Some(path) = relative_to(&object.origin.path, name) else {
-                errors
-                    .push(code::FILE_OUTSIDE_ROOT, object, &rule_path, format!("`{name}` is outside the source's root"))
-                    .help = Some("only files of the set can be named, by a path relative to the manifest".to_owned());
-                continue;
-            };
-            let Some((file, list)) = self.0.get(path.as_str()) else {
-                let message = if is_manifest(&path) {
-                    format!("`{name}` is a manifest, not a list")
-                } else {
-                    format!("there is no file `{path}` in the set")
-                };
-                let near = nearest(&path, self.0.keys().copied());
-                errors.push(code::FILE_MISSING, object, &rule_path, message).help =
-                    near.map(|near| format!("did you mean the file `{near}`?"));
-                continue;
-            };
-            let list = list.parsed(&file.path, &file.bytes);
-            errors.found.extend(list.diagnostics.iter().cloned());
-            digests.push(list.digest);
-            filter.lists.push(CidrList { rule_path, prefixes: Arc::clone(&list.prefixes) });
-        }
-        let spec = Spec::CidrFilter(Arc::new(filter));
-        let hash = object_hash(&object.key, &object.metadata, &spec, &digests);
-        Arc::new(Object { spec, hash, ..Object::clone(object) })
+    /// Sorted by key.
+    pub fn added(&self) -> impl ExactSizeIterator<Item = Arc<Object>> {
+        Self::every(&self.after, &self.added)
     }
-}
 
-/// `name` beside the manifest; `None` when it leaves the root.
-pub(crate) fn relative_to(manifest: &str, name: &str) -> Option<String> {
-    if name.starts_with('/') {
-        return None;
+    /// Sorted by key.
+    pub fn removed(&self) -> impl ExactSizeIterator<Item = Arc<Object>> {
+        Self::every(&self.before, &self.removed)
     }
-    let mut parts: Vec<&str> = manifest.split('/').collect();
-    parts.pop();
-    for part in name.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop()?;
-            }
-            part => parts.push(part),
-        }
+
+    /// What means something else now: before, after. Sorted by key.
+    pub fn replaced(&self) -> impl ExactSizeIterator<Item = (Arc<Object>, Arc<Object>)> {
+        self.replaced.iter().map(|(before, after)| (self.before.object(before), self.after.object(after)))
     }
-    Some(parts.join("/"))
-}
 
-#[cfg(test)]
-mod tests {
-    use super::relative_to;
+    /// Objects that mean the same, and came to stand in another file. (One that moved inside its file is not counted.)
+    pub fn moved(&self) -> usize {
+        self.moved
+    }
 
-    #[test]
-    fn paths_stay_below_the_root() {
-        for (manifest, name, path) in [
-            ("a/b/f.yaml", "lists/x.txt", Some("a/b/lists/x.txt")),
-            ("a/b/f.yaml", "../x.txt", Some("a/x.txt")),
-            ("a/b/f.yaml", "./../../x.txt", Some("x.txt")),
-            ("a/b/f.yaml", "../../../x.txt", None),
-            ("f.yaml", "../x.txt", None),
-            ("f.yaml", "../../etc/passwd", None),
-            ("f.yaml", "/etc/passwd", None),
-            ("f.yaml", "x//y", Some("x/y")),
-        ] {
-            assert_eq!(relative_to(manifest, name).as_deref(), path, "{manifest} {name}");
-        }
+    /// Objects that do not mean what they meant.
+    pub fn len(&self) -> usize {
+        self.added.len() + self.removed.len() + self.replaced.len()
+    }
+
+    /// No object means anything else.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.replaced.is_empty()
     }
 }

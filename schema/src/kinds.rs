@@ -1,5 +1,8 @@
 //! The kinds that are read: the one list of them, and the shape of the documents around their specs.
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -59,6 +62,15 @@ impl Kind {
 /// The group of an apiVersion, empty for Kubernetes' core.
 pub(crate) fn group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+/// A text that nearly every object has is kept once.
+pub(crate) fn shared(text: &str) -> Arc<str> {
+    static KNOWN: LazyLock<HashMap<&'static str, Arc<str>>> = LazyLock::new(|| {
+        let of_kinds = KINDS.iter().flat_map(|kind| [kind.api_version, kind.kind, kind.group()]);
+        of_kinds.chain(["default", ""]).map(|text| (text, text.into())).collect()
+    });
+    KNOWN.get(text).cloned().unwrap_or_else(|| text.into())
 }
 
 const WEIR: &str = "weir/v1alpha1";

@@ -8,14 +8,18 @@
 //! the bytes came from beyond a path to show.
 #![forbid(unsafe_code)]
 
+mod chunks;
 mod cidr_filter;
 mod cidr_list;
 mod cilium_policy;
+mod claims;
 pub mod code;
 mod diagnostic;
 mod document;
+mod documents;
 mod duration;
 mod endpoint;
+mod from_files;
 mod header;
 mod icmp;
 mod inventory;
@@ -31,6 +35,7 @@ mod name;
 mod node;
 mod node_config;
 mod object;
+mod packed;
 mod parse;
 mod place;
 mod policy_check;
@@ -40,8 +45,10 @@ mod prefixes;
 mod problem;
 mod selector;
 mod set_check;
+mod stored;
 mod structure;
 mod suggest;
+mod update;
 
 pub use cidr_filter::{CidrFilterSpec, CidrList, FilterMatch, XdpMode};
 pub use cilium_policy::{
@@ -51,7 +58,7 @@ pub use cilium_policy::{
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use endpoint::{Attach, EndpointSpec, HostTrue, NamedPort};
 pub use icmp::{IcmpFamily, IcmpField, IcmpType};
-pub use inventory::{Inventory, assemble, parse};
+pub use inventory::{CheckedObjects, Inventory, assemble, check_whole, parse};
 pub use json_schema::json_schemas;
 pub use kubernetes::{
     IntOrString, IpBlock, KubernetesNetworkPolicySpec, NamespaceSpec, NetworkPolicyEgressRule,
@@ -63,8 +70,9 @@ pub use meta::{Metadata, ObjectKey};
 pub use node::NodeSpec;
 pub use node_config::{AttachMode, ConntrackTimeouts, NodeConfigSpec, TableLimits};
 pub use object::{ContentHash, File, Object, Origin, Spec};
-pub use parse::{Options, ParsedFile, is_manifest, parse_file};
+pub use parse::{Options, ParseCounts, ParsedFile, is_manifest, parse_file, parse_file_after};
 pub use place::Position;
 pub use port::PortNumber;
 pub use prefixes::Prefixes;
 pub use selector::{LabelSelector, Operator, Requirement};
+pub use update::Changes;

@@ -39,7 +39,6 @@ pub struct File {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub path: Arc<str>,
-    pub file: ContentHash,
     /// Index of the object among those of its file, from 0: empty documents do not count, the items of a `List` count
     /// one each.
     pub document: usize,

@@ -7,16 +7,17 @@ use crate::{
     code,
     diagnostic::Diagnostic,
     document::{self, DocumentText},
+    documents::{Document, Documents, Known, TextHash},
     header::{self, Header, Target},
     json_schema,
-    kinds::{Draft, Kind, Scope},
+    kinds::{Draft, Kind, Scope, shared},
     label::check_labels,
     marked::{self, Node, Value},
     meta::default_namespace,
     name::NameRule,
-    object::{object_hash, prefixes_digest},
     place::{Place, byte_of},
     problem::{Path, Problem, Problems, parse_path},
+    stored::Stored,
     structure,
 };
 
@@ -35,12 +36,22 @@ pub struct ParsedFile {
     pub(crate) content: Content,
     pub(crate) errors: Vec<Diagnostic>,
     pub(crate) warnings: Vec<Diagnostic>,
+    counts: ParseCounts,
+}
+
+/// What reading a file took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParseCounts {
+    /// Documents that are not empty.
+    pub documents: usize,
+    /// Those that were parsed; the others were known.
+    pub parsed: usize,
 }
 
 #[derive(Debug)]
 pub(crate) enum Content {
-    /// The objects that were right, in order. A `CidrFilter` lacks its `fromFiles` lists: they are other files.
-    Manifests(Vec<Arc<Object>>),
+    /// The objects that were right. A `CidrFilter` lacks its `fromFiles` lists: they are other files.
+    Manifests(Documents),
     /// Not a manifest.
     Data(ListFile),
 }
@@ -55,6 +66,28 @@ impl ParsedFile {
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
+
+    pub fn counts(&self) -> ParseCounts {
+        self.counts
+    }
+
+    pub(crate) fn documents(&self) -> &[Document] {
+        match &self.content {
+            Content::Manifests(documents) => documents.all(),
+            Content::Data(_) => &[],
+        }
+    }
+
+    /// Where one of its own documents stands.
+    pub(crate) fn origin(&self, document: &Document) -> Origin {
+        Origin { path: Arc::clone(&self.path), document: document.index as usize, line: document.line as usize }
+    }
+
+    /// Where an object stands, if it is one of this file.
+    pub(crate) fn origin_of(&self, stored: &Stored) -> Option<Origin> {
+        let Content::Manifests(documents) = &self.content else { return None };
+        documents.find(stored).map(|document| self.origin(document))
+    }
 }
 
 /// Whether a path names a manifest: `*.yaml`, `*.yml`, or `-` for standard input. Everything else is data.
@@ -64,18 +97,26 @@ pub fn is_manifest(path: &str) -> bool {
 
 /// Reads one file. Errors are kept in the result.
 pub fn parse_file(file: &File, options: &Options) -> ParsedFile {
+    parse_file_after(file, options, None)
+}
+
+/// The same as [`parse_file`], at the cost of the documents that `former` (what this path held before) does not have:
+/// an object whose text is unchanged is taken over, wherever in the file it stands now.
+pub fn parse_file_after(file: &File, options: &Options, former: Option<&ParsedFile>) -> ParsedFile {
+    let former = former.filter(|former| former.path == file.path).map_or(&[][..], ParsedFile::documents);
     let mut reader = FileReader {
         file,
         options,
         place: Place::new(&file.path, &file.bytes),
-        objects: Vec::new(),
+        documents: Vec::new(),
         next_document: 0,
         errors: Vec::new(),
         warnings: Vec::new(),
+        counts: ParseCounts::default(),
     };
     let content = if is_manifest(&file.path) {
-        reader.manifests();
-        Content::Manifests(reader.objects)
+        reader.manifests(&mut Known::new(former));
+        Content::Manifests(Documents::new(reader.documents))
     } else {
         Content::Data(ListFile::default())
     };
@@ -85,6 +126,7 @@ pub fn parse_file(file: &File, options: &Options) -> ParsedFile {
         content,
         errors: reader.errors,
         warnings: reader.warnings,
+        counts: reader.counts,
     }
 }
 
@@ -92,19 +134,28 @@ struct FileReader<'a> {
     file: &'a File,
     options: &'a Options,
     place: Place<'a>,
-    objects: Vec<Arc<Object>>,
+    documents: Vec<Document>,
     next_document: usize,
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
+    counts: ParseCounts,
 }
 
 impl FileReader<'_> {
-    fn manifests(&mut self) {
+    fn manifests(&mut self, known: &mut Known<'_>) {
         let file = self.file;
         match document::decode(&file.bytes) {
             Ok((text, skipped)) => {
                 for document in document::split(text, skipped) {
-                    self.document(&document);
+                    self.counts.documents += 1;
+                    let text = TextHash::of(document.text);
+                    match known.find(text) {
+                        Some(former) => self.take_over(former, &document),
+                        None => {
+                            self.counts.parsed += 1;
+                            self.document(&document, text);
+                        }
+                    }
                 }
             }
             Err(at) => {
@@ -115,8 +166,23 @@ impl FileReader<'_> {
         }
     }
 
+    /// A document that was read before, perhaps in another place of the file.
+    fn take_over(&mut self, former: &Document, document: &DocumentText<'_>) {
+        let (index, line) = (self.next_document as u32, document.first_line as u32);
+        self.next_document += 1;
+        let stored = match &former.stored {
+            Stored::Whole(object) if (former.index, former.line) != (index, line) => {
+                let origin =
+                    Origin { document: self.next_document - 1, line: document.first_line, ..object.origin.clone() };
+                Stored::Whole(Arc::new(Object { origin, ..Object::clone(object) }))
+            }
+            stored => stored.clone(),
+        };
+        self.documents.push(Document { stored, text: former.text, index, line });
+    }
+
     /// The way of a document that is right: header, strict pass, checks.
-    fn document(&mut self, document: &DocumentText<'_>) {
+    fn document(&mut self, document: &DocumentText<'_>, text: TextHash) {
         if let Some(at) = document::one_bracket_too_many(document.text) {
             self.next_document += 1;
             let at = document.offset + at;
@@ -139,7 +205,7 @@ impl FileReader<'_> {
             Ok(draft) if draft.api_version == kind.api_version && draft.kind == kind.kind => {
                 let problems = check(kind, &draft);
                 if problems.0.is_empty() {
-                    self.accept(kind, draft, document.first_line);
+                    self.accept(kind, draft, document.first_line, text);
                 } else {
                     let root = marked::read(document.text).ok();
                     self.problems(document, root.as_ref(), &problems);
@@ -171,7 +237,7 @@ impl FileReader<'_> {
         if let Some(error) = error
             && self.errors.len() == before
         {
-            self.objects.pop();
+            self.documents.pop();
             let at = error.location().map_or(0, |location| location.index());
             let message = without_location(&error.to_string());
             self.push(document, code::INVALID_VALUE, at, at + 1, message, None);
@@ -279,7 +345,7 @@ impl FileReader<'_> {
                 });
                 self.problems(document, Some(root), &problems);
                 if right && problems.0.is_empty() {
-                    return self.accept(kind, draft, line);
+                    return self.accept(kind, draft, line, TextHash::NONE);
                 }
             }
             Some(Err(error)) if right => {
@@ -312,7 +378,8 @@ impl FileReader<'_> {
         }
     }
 
-    fn accept(&mut self, kind: &Kind, draft: Draft, line: usize) {
+    /// `text`: of a document that is this object and nothing else.
+    fn accept(&mut self, kind: &Kind, draft: Draft, line: usize, text: TextHash) {
         let Draft { metadata, spec, .. } = draft;
         let namespace = match kind.scope {
             Scope::Namespaced => metadata.namespace.unwrap_or_else(default_namespace),
@@ -322,21 +389,16 @@ impl FileReader<'_> {
         let metadata =
             Metadata { name: metadata.name, namespace, labels: metadata.labels, annotations: metadata.annotations };
         let key = ObjectKey {
-            group: kind.group().into(),
-            kind: kind.kind.into(),
-            namespace: metadata.namespace.as_str().into(),
+            group: shared(kind.group()),
+            kind: shared(kind.kind),
+            namespace: shared(&metadata.namespace),
             name: metadata.name.as_str().into(),
         };
-        let lists: Vec<_> = match &spec {
-            Spec::CidrFilter(filter) => filter.lists.iter().map(|list| prefixes_digest(&list.prefixes)).collect(),
-            _ => Vec::new(),
-        };
-        let hash = object_hash(&key, &metadata, &spec, &lists);
-        let origin =
-            Origin { path: Arc::clone(&self.file.path), file: self.file.hash, document: self.next_document, line };
+        let origin = Origin { path: Arc::clone(&self.file.path), document: self.next_document, line };
         self.next_document += 1;
-        let object = Object { key, api_version: kind.api_version.into(), metadata, spec, origin, hash };
-        self.objects.push(Arc::new(object));
+        let index = origin.document as u32;
+        let stored = Stored::new(key, shared(kind.api_version), metadata, spec, origin);
+        self.documents.push(Document { stored, text, index, line: line as u32 });
     }
 
     /// Gives problems their places in `root`, the tree of their object.

@@ -1,6 +1,6 @@
 //! The checks that need more than one object.
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -21,6 +21,10 @@ pub(crate) struct SetErrors<'a> {
 impl<'a> SetErrors<'a> {
     pub fn new(files: &'a [File]) -> Self {
         Self { files, by_path: HashMap::new(), found: Vec::new(), warnings: Vec::new() }
+    }
+
+    pub fn files(&self) -> &'a [File] {
+        self.files
     }
 
     fn file(&mut self, path: &str) -> Option<&'a File> {
@@ -95,7 +99,8 @@ impl<'a> SetErrors<'a> {
         }
         self.addresses(&nodes, &endpoints);
         self.attachments(&endpoints);
-        self.unknown_nodes(&nodes, &endpoints);
+        let names = nodes.iter().map(|(object, _)| &*object.key.name).collect();
+        self.unknown_nodes(&names, endpoints.iter().map(|(object, _)| *object));
         self.node_configs(&nodes, &configs);
     }
 
@@ -157,10 +162,10 @@ impl<'a> SetErrors<'a> {
     }
 
     /// A node that no `Node` describes is fine; where others are described, it may be a misspelling.
-    fn unknown_nodes(&mut self, nodes: &[(&Object, &NodeSpec)], endpoints: &[(&Object, &EndpointSpec)]) {
-        let names: HashSet<&str> = nodes.iter().map(|(object, _)| &*object.key.name).collect();
+    pub fn unknown_nodes<'o>(&mut self, names: &BTreeSet<&str>, endpoints: impl Iterator<Item = &'o Object>) {
         let mut said = HashSet::new();
-        for (object, endpoint) in endpoints {
+        for object in endpoints {
+            let Spec::Endpoint(endpoint) = &object.spec else { continue };
             if !names.is_empty() && !names.contains(endpoint.node.as_str()) && said.insert(&endpoint.node) {
                 let message = format!("no `Node` object describes `{}`", endpoint.node);
                 let mut warning = self.diagnostic(code::UNKNOWN_NODE, object, "spec.node", message);
@@ -172,7 +177,7 @@ impl<'a> SetErrors<'a> {
     }
 
     /// No field of a node is set in two ways.
-    fn node_configs(&mut self, nodes: &[(&Object, &NodeSpec)], configs: &[(&Object, &NodeConfigSpec)]) {
+    pub fn node_configs(&mut self, nodes: &[(&Object, &NodeSpec)], configs: &[(&Object, &NodeConfigSpec)]) {
         let mut said = HashSet::new();
         let everywhere: Vec<_> =
             configs.iter().filter(|(_, config)| config.node_selector == LabelSelector::default()).collect();

@@ -18,7 +18,7 @@ fn read(files: &[File]) -> Inventory {
 fn one(text: &str) -> Arc<Object> {
     let set = read(&[file("a.yaml", text.as_bytes())]);
     assert_eq!(set.len(), 1);
-    Arc::clone(set.objects().next().unwrap())
+    set.objects().next().unwrap()
 }
 
 fn hashes(set: &Inventory) -> BTreeMap<String, ContentHash> {
@@ -120,7 +120,7 @@ fn objects_survive_being_written_and_read() {
         ("yaml", (|object| serde_yaml::to_string(&object.to_value()).unwrap()) as fn(&Object) -> String),
         ("json", |object| object.to_value().to_string()),
     ] {
-        let text: String = set.objects().map(|object| format!("---\n{}\n", write(object))).collect();
+        let text: String = set.objects().map(|object| format!("---\n{}\n", write(&object))).collect();
         let again = read(&[files[0].clone(), file("q/all.yaml", text.as_bytes())]);
         assert_eq!(hashes(&again), hashes(&set), "{form}");
         for (a, b) in set.objects().zip(again.objects()) {
@@ -191,7 +191,7 @@ fn the_longest_entry_is_the_one_that_is_shown() {
     let object = set.objects().next().unwrap();
     let find = |rule: &str, address: &str| {
         let of = |path: &str| files.iter().find(|file| &*file.path == path);
-        let (path, place) = locate_list_entry(object, rule, address.parse().unwrap(), of)?;
+        let (path, place) = locate_list_entry(&object, rule, address.parse().unwrap(), of)?;
         Some((path.to_string(), place.line, place.column))
     };
     assert_eq!(find("spec.fromFiles[0]", "10.1.2.3"), Some(("l.txt".to_owned(), 3, 1)));
@@ -211,7 +211,7 @@ fn unchanged_files_keep_their_objects() {
     let first = assemble(&parsed, &before).unwrap();
     parsed[1] = Arc::new(parse_file(&after[1], &options));
     let second = assemble(&parsed, &after).unwrap();
-    let same = |set: &Inventory| Arc::clone(set.objects().find(|object| &*object.key.name == "a").unwrap());
+    let same = |set: &Inventory| set.objects().find(|object| &*object.key.name == "a").unwrap();
     assert!(Arc::ptr_eq(&same(&first), &same(&second)));
     assert_eq!(second.objects().map(|object| object.key.name.to_string()).collect::<Vec<_>>(), ["a", "c"]);
     assert!(first.get(&same(&first).key).is_some() && second.get(&first.objects().nth(1).unwrap().key).is_none());

@@ -35,8 +35,8 @@ fn part_key(part: u32) -> [u8; 5] {
 }
 
 impl Parts {
-    /// Reads all; the sequence stands for the last use of every key.
-    pub fn load(database: &Database, sequence: u64) -> Result<(Self, Numbering), Trouble> {
+    /// Reads all.
+    pub fn load(database: &Database) -> Result<(Self, Numbering), Trouble> {
         let mut numbering = Numbering::default();
         let Some(meta) = database.records.get(META)? else { return Ok((Self::default(), numbering)) };
         let meta: Meta = record::decode("numbering", &meta)?;
@@ -57,7 +57,7 @@ impl Parts {
         for (space, bound) in &meta.bounds {
             let numbers =
                 Space::ALL.iter().position(|one| one == space).map(|index| std::mem::take(&mut spaces[index]));
-            numbering.restore(*space, *bound, numbers.unwrap_or_default(), sequence);
+            numbering.restore(*space, *bound, numbers.unwrap_or_default());
         }
         Ok((Self { meta: Some(meta), digests }, numbering))
     }

@@ -168,7 +168,7 @@ impl Store for SledStore {
     fn numbering(&self) -> Result<Numbering, StoreError> {
         self.with("reading the numbering", |contents| match contents.numbering.take() {
             Some(numbering) => Ok(numbering),
-            None => Ok(Parts::load(&contents.database, contents.head.unwrap_or(0))?.1),
+            None => Ok(Parts::load(&contents.database)?.1),
         })
     }
 
@@ -260,7 +260,7 @@ impl Contents {
             blobs.insert(hash, record::decode::<BlobInfo>("a content's record", &value)?);
         }
         let stored = blobs.values().map(|info| info.stored).sum();
-        let (parts, numbering) = Parts::load(&database, head.unwrap_or(0))?;
+        let (parts, numbering) = Parts::load(&database)?;
         let mut contents =
             Self { database, head, commits, blobs, uses: HashMap::new(), stored, parts, numbering: Some(numbering) };
         for sequence in contents.commits.clone() {

@@ -20,7 +20,7 @@ const FLOWS: usize = 20;
 /// A set through parser and compiler, compared with the evaluator. The numbers are the ones of a fresh node. With a
 /// fault, what is compiled or what comes of it is not what the evaluator reads.
 fn disagreements(set: &Generated, fault: Option<&Fault>, counts: &mut Counts) -> Vec<Disagreement> {
-    let all: Vec<Arc<_>> = objects(set).objects().cloned().collect();
+    let all: Vec<Arc<_>> = objects(set).objects().collect();
     let inventory = match fault.map(|fault| fault.plant) {
         Some(Plant::Manifests(plant)) => {
             let mut documents = set.documents.clone();

@@ -36,7 +36,7 @@ impl Need {
             policy: half_empty(tables.policy.len()),
             ipcache: lines_estimate(tables.ipcache4.len(), tables.ipcache6.len()),
             prefilter: lines_estimate(tables.prefilter4.len(), tables.prefilter6.len()),
-            classes: tables.classes.as_slice().last().map_or(0, |(class, _)| *class as usize + 1),
+            classes: tables.classes.last().map_or(0, |(class, _)| *class as usize + 1),
             capacity: *capacity,
         }
     }

@@ -99,7 +99,7 @@ fn every_table_changes_and_empties() {
         second.ipcache4.insert(prefix4("10.1.0.0/16"), 7);
         second.ipcache4.remove(&prefix4("10.0.0.0/8"));
         second.ipcache6.insert(prefix6("::/0"), 9);
-        second.policy.remove(first.policy.as_slice().first().map(|(key, _)| key).expect("a policy"));
+        second.policy.remove(first.policy.first().map(|(key, _)| key).expect("a policy"));
         second.prefilter4.insert(prefix4("100.1.1.0/24"), 2);
         second.classes.remove(&1);
         apply(&mut kernel, &second);
@@ -335,7 +335,7 @@ fn half_a_million_prefixes_are_staged_and_one_of_them_changes() {
         kernel.stage(&observed.standby().diff(&tables)).expect("staging");
         lap("diff and stage the other side");
 
-        let prefix = tables.prefilter4.as_slice()[77].0;
+        let prefix = tables.prefilter4.iter().nth(77).expect("77 prefixes").0;
         let before = kernel.writes();
         kernel
             .stage(&TablesDelta {

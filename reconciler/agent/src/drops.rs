@@ -72,8 +72,7 @@ impl Explainer {
         }
         let (source, destination) = (address(&event.source), address(&event.destination));
         let endpoint = self.snapshot.as_ref().filter(|_| event.endpoint != 0).and_then(|snapshot| {
-            let mut endpoints = snapshot.compiled.endpoints.iter();
-            endpoints.find(|known| known.number == event.endpoint).map(|known| ObjectDocument::from(&known.object))
+            snapshot.compiled.endpoint_numbered(event.endpoint).map(|object| ObjectDocument::from(&object))
         });
         let ported = matches!(event.protocol, 6 | 17 | 132);
         DropDocument {

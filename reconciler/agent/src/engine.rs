@@ -7,10 +7,10 @@ use std::{path::PathBuf, sync::Arc};
 use weir_abi::Generation;
 use weir_compile::{Input, TraceFlow, Who};
 use weir_plan::{
-    Change, Commit, Datapath, InterfaceFacts, InterfaceName, Journal, Numbering, ObjectInfo, Observed, Operation,
-    Phase, Plan, Provenance, Store, Suspension, Tables, Wiring, WiringDelta,
+    Change, Commit, Datapath, InterfaceFacts, InterfaceName, Journal, Numbering, Observed, Operation, Phase, Plan,
+    Store, Suspension, Tables, Wiring, WiringDelta,
 };
-use weir_schema::Options;
+use weir_schema::{Inventory, Options};
 
 use crate::{
     Allow, Error, Manifests, Session, Snapshot, Timings, WrittenDocument, clock, guard, manifests::Parser,
@@ -184,7 +184,14 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let unfinished = memory.journal.as_ref().map(|journal| journal.phase).filter(|phase| *phase != Phase::Settled);
         // What an interrupted flip left behind is nobody's drift.
         let baseline = applied.as_ref().filter(|_| !interrupted_at_flip(unfinished));
-        let mut plan = Plan::new(desired.target(), baseline.map(|applied| applied.target()), live.as_ref());
+        let objects = match (&applied, &live) {
+            (_, None) => weir_compile::changed(&Inventory::default(), &desired.inventory),
+            (Some(applied), _) => weir_compile::changed(&applied.inventory, &desired.inventory),
+            // Without a record of what was applied, live stands in for it.
+            (None, _) => Vec::new(),
+        };
+        let objects = if baseline.is_none() && live.is_some() { Vec::new() } else { objects };
+        let mut plan = Plan::new(desired.target(), baseline.map(|applied| applied.target()), live.as_ref(), &objects);
         if let (true, Some(live), Some(applied), None) = (looks, &live, &applied, unfinished)
             && let Some(expected) = self.expected_standby(&memory, applied, live)?
         {
@@ -382,14 +389,12 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     }
 
     fn guard(&self, planned: &mut Planned, allow: Allow) -> Result<(), Error> {
-        fn objects(snapshot: &Snapshot) -> &[ObjectInfo] {
-            snapshot.compiled.provenance.objects()
-        }
-        let desired = objects(&planned.desired);
-        if let (false, Some(applied)) = (allow.mass_delete, &planned.applied)
-            && let Some(refusal) = guard::mass_delete(objects(applied), desired)
-        {
-            return Err(Error::Guard(refusal));
+        let desired = &planned.desired.inventory;
+        if let (false, Some(applied)) = (allow.mass_delete, &planned.applied) {
+            let changes = weir_compile::changed(&applied.inventory, desired);
+            if let Some(refusal) = guard::mass_delete(&changes, &applied.inventory, desired) {
+                return Err(Error::Guard(refusal));
+            }
         }
         if !allow.mass_delete && desired.is_empty() {
             let source = match &*planned.desired.manifests.source {

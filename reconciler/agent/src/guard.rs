@@ -1,11 +1,9 @@
 //! Plans that are refused unless somebody says that they are meant.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
-use weir_plan::ObjectInfo;
+use weir_plan::{Action, ObjectRef};
+use weir_schema::Inventory;
 
 use crate::Session;
 
@@ -74,20 +72,26 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Deleting everything of a kind, or over half of ten or more objects.
-pub fn mass_delete(applied: &[ObjectInfo], desired: &[ObjectInfo]) -> Option<Refusal> {
-    let left: BTreeSet<_> = desired.iter().map(|info| &info.object).collect();
-    let left_kinds: BTreeSet<&str> = desired.iter().map(|info| &*info.object.kind).collect();
+/// Deleting everything of a kind, or over half of ten or more objects. `changes` lead from `applied` to `desired`.
+pub fn mass_delete(changes: &[(ObjectRef, Action)], applied: &Inventory, desired: &Inventory) -> Option<Refusal> {
+    let gone: Vec<&ObjectRef> =
+        changes.iter().filter(|(_, action)| *action == Action::Delete).map(|(object, _)| object).collect();
+    if gone.is_empty() {
+        return None;
+    }
     let mut vanishing: BTreeMap<&str, usize> = BTreeMap::new();
-    for info in applied.iter().filter(|info| !left_kinds.contains(&*info.object.kind)) {
-        *vanishing.entry(&info.object.kind).or_default() += 1;
+    gone.iter().for_each(|object| *vanishing.entry(&object.kind).or_default() += 1);
+    for object in desired.objects() {
+        vanishing.remove(&*object.key.kind);
+        if vanishing.is_empty() {
+            break;
+        }
     }
     if !vanishing.is_empty() {
         let kinds = vanishing.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect();
         return Some(Refusal::KindsVanish { kinds });
     }
-    let deleted = applied.iter().filter(|info| !left.contains(&info.object)).count();
-    let of = applied.len();
+    let (deleted, of) = (gone.len(), applied.len());
     (of >= 10 && deleted * 2 > of).then_some(Refusal::MostVanish { deleted, of })
 }
 
@@ -103,47 +107,51 @@ pub fn lockout(
 
 #[cfg(test)]
 mod tests {
-    use weir_plan::ObjectRef;
+    use weir_schema::{ContentHash, File, Options};
 
     use super::*;
 
-    fn objects(kind: &str, names: std::ops::Range<usize>) -> Vec<ObjectInfo> {
-        let object = |name: usize| ObjectInfo {
-            object: ObjectRef {
-                api_version: "weir/v1alpha1".into(),
-                kind: kind.into(),
-                namespace: "default".into(),
-                name: name.to_string().into(),
-            },
-            hash: [0; 32],
-            file: "a.yaml".into(),
-            line: 1,
-        };
-        names.map(object).collect()
+    /// Objects of a kind that needs nothing else.
+    fn objects(list: &[(&str, std::ops::Range<usize>)]) -> Inventory {
+        let mut text = String::new();
+        for (kind, names) in list {
+            for name in names.clone() {
+                let version = if *kind == "Namespace" { "v1" } else { "weir/v1alpha1" };
+                text += &format!("---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: n{name}}}\n");
+                text += if *kind == "Namespace" { "" } else { "spec: {}\n" };
+            }
+        }
+        let file = File { path: "a.yaml".into(), bytes: text.into_bytes().into(), hash: ContentHash([0; 32]) };
+        weir_schema::parse(&[file], &Options::default()).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn refusal(applied: &Inventory, desired: &Inventory) -> Option<Refusal> {
+        mass_delete(&weir_compile::changed(applied, desired), applied, desired)
     }
 
     #[test]
     fn everything_of_a_kind() {
-        let applied = [objects("Endpoint", 0..3), objects("NetworkPolicy", 0..1)].concat();
-        let refusal = mass_delete(&applied, &objects("Endpoint", 0..3)).unwrap();
-        assert_eq!(refusal.to_string(), "this would delete every NetworkPolicy (1)");
-        let refusal = mass_delete(&applied, &[]).unwrap();
-        assert_eq!(refusal.to_string(), "this would delete every Endpoint (3), every NetworkPolicy (1)");
-        assert_eq!(mass_delete(&[], &[]), None);
-        assert_eq!(mass_delete(&[], &applied), None);
+        let applied = objects(&[("Node", 0..3), ("Namespace", 0..1)]);
+        let found = refusal(&applied, &objects(&[("Node", 0..3)])).unwrap();
+        assert_eq!(found.to_string(), "this would delete every Namespace (1)");
+        let found = refusal(&applied, &objects(&[])).unwrap();
+        assert_eq!(found.to_string(), "this would delete every Namespace (1), every Node (3)");
+        assert_eq!(refusal(&objects(&[]), &objects(&[])), None);
+        assert_eq!(refusal(&objects(&[]), &applied), None);
     }
 
     #[test]
     fn over_half_of_ten() {
-        let applied = objects("Endpoint", 0..10);
-        assert_eq!(mass_delete(&applied, &objects("Endpoint", 0..5)), None, "half is not over half");
-        assert_eq!(mass_delete(&applied, &objects("Endpoint", 0..4)), Some(Refusal::MostVanish { deleted: 6, of: 10 }));
+        let applied = objects(&[("Node", 0..10)]);
+        assert_eq!(refusal(&applied, &objects(&[("Node", 0..5)])), None, "half is not over half");
+        let most = |deleted, of| Some(Refusal::MostVanish { deleted, of });
+        assert_eq!(refusal(&applied, &objects(&[("Node", 0..4)])), most(6, 10));
         assert_eq!(
-            mass_delete(&applied, &objects("Endpoint", 10..20)),
-            Some(Refusal::MostVanish { deleted: 10, of: 10 }),
+            refusal(&applied, &objects(&[("Node", 10..20)])),
+            most(10, 10),
             "what is added does not make up for what is deleted"
         );
-        assert_eq!(mass_delete(&objects("Endpoint", 0..9), &objects("Endpoint", 0..1)), None, "nine are few");
+        assert_eq!(refusal(&objects(&[("Node", 0..9)]), &objects(&[("Node", 0..1)])), None, "nine are few");
     }
 
     #[test]

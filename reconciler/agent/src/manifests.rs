@@ -88,18 +88,20 @@ pub(crate) struct Parser {
     /// With the turn that last needed it.
     files: HashMap<(Arc<str>, ContentHash), (Arc<ParsedFile>, u64)>,
     turn: u64,
+    /// What the next set is likely to be an edit of.
+    last: Inventory,
 }
 
 impl Parser {
     pub fn new(options: Options) -> Self {
-        Self { options, files: HashMap::new(), turn: 0 }
+        Self { options, files: HashMap::new(), turn: 0, last: Inventory::default() }
     }
 
     pub fn parse(&mut self, manifests: &Manifests) -> Result<Inventory, Diagnostics> {
         self.turn += 1;
         let unknown = |file: &&File| !self.files.contains_key(&(file.path.clone(), file.hash));
         let unknown: Vec<&File> = manifests.files.iter().filter(unknown).collect();
-        for (file, parsed) in unknown.iter().zip(parse_all(&unknown, &self.options)) {
+        for (file, parsed) in unknown.iter().zip(parse_all(&unknown, &self.options, &self.last)) {
             self.files.insert((file.path.clone(), file.hash), (parsed, 0));
         }
         let known = |file: &File| {
@@ -111,7 +113,8 @@ impl Parser {
         // Somebody's diff of other files in between must not make the next look at these parse everything.
         let turn = self.turn;
         self.files.retain(|_, (_, used)| *used + 1 >= turn);
-        weir_schema::assemble(&parsed, &manifests.files)
+        self.last = self.last.update(&parsed, &manifests.files)?.0;
+        Ok(self.last.clone())
     }
 }
 
@@ -119,8 +122,11 @@ impl Parser {
 const WORTH_A_THREAD: usize = 1 << 18;
 
 /// In the order of `files`.
-fn parse_all(files: &[&File], options: &Options) -> Vec<Arc<ParsedFile>> {
-    let parse = |file: &&File| Arc::new(weir_schema::parse_file(file, options));
+fn parse_all(files: &[&File], options: &Options, last: &Inventory) -> Vec<Arc<ParsedFile>> {
+    let parse = |file: &&File| {
+        let former = last.file(&file.path).map(|former| &**former);
+        Arc::new(weir_schema::parse_file_after(file, options, former))
+    };
     let threads = thread::available_parallelism().map_or(1, Into::into).min(files.len());
     if threads < 2 || files.iter().map(|file| file.bytes.len()).sum::<usize>() < WORTH_A_THREAD {
         return files.iter().map(parse).collect();

@@ -3,7 +3,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use weir_abi::ACTION_NONE;
 use weir_plan::{AnyChange, Change, ObjectRef, Provenance, RuleRef};
-use weir_schema::{Object, ObjectKey};
+use weir_schema::Object;
 
 use crate::Snapshot;
 
@@ -15,17 +15,8 @@ pub struct Place {
 }
 
 impl Snapshot {
-    pub fn object(&self, object: &ObjectRef) -> Option<&Arc<Object>> {
-        let group = match object.api_version.split_once('/') {
-            Some((group, _)) => group.into(),
-            None => "".into(),
-        };
-        self.inventory.get(&ObjectKey {
-            group,
-            kind: object.kind.clone(),
-            namespace: object.namespace.clone(),
-            name: object.name.clone(),
-        })
+    pub fn object(&self, object: &ObjectRef) -> Option<Arc<Object>> {
+        self.inventory.get(&weir_compile::key(object))
     }
 
     /// Where a rule stands; of a list, the entry that covers `address`.
@@ -33,7 +24,7 @@ impl Snapshot {
         let object = self.object(&rule.object)?;
         let in_list = || {
             let file_of = |path: &str| self.manifests.file(path);
-            weir_schema::locate_list_entry(object, &rule.path, address?, file_of)
+            weir_schema::locate_list_entry(&object, &rule.path, address?, file_of)
         };
         if let Some((file, position)) = in_list() {
             return Some(Place { file, line: position.line });

@@ -1,9 +1,10 @@
 //! What an engine says of itself: the same for the agent and for a verb that works alone.
-use std::{collections::BTreeMap, io, net::IpAddr};
+use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use weir_abi::{Counter, Direction};
 use weir_plan::{ObjectRef, Operation, Plan, Provenance, Store};
+use weir_schema::Object;
 
 use crate::{
     Allow, Applied, ApplyDocument, AttachmentDocument, CommitDocument, Engine, Error, FORMAT_VERSION,
@@ -201,22 +202,28 @@ impl<D: Inspect, S: Store> Engine<D, S> {
             sum.packets += counter.packets;
             sum.bytes += counter.bytes;
         }
-        let objects = applied.compiled.provenance.objects().iter().filter(|info| wanted(&info.object.kind));
-        let item = |info: &weir_plan::ObjectInfo| {
-            let (rules, sum) = sums.get(&info.object).copied().unwrap_or_default();
+        let mut objects: Vec<(ObjectRef, Arc<Object>)> = applied
+            .inventory
+            .objects()
+            .filter(|object| wanted(&object.key.kind))
+            .map(|object| (weir_compile::reference(&object), object))
+            .collect();
+        objects.sort_by(|a, b| a.0.cmp(&b.0));
+        let item = |(reference, object): &(ObjectRef, Arc<Object>)| {
+            let (rules, sum) = sums.get(reference).copied().unwrap_or_default();
             json!({
-                "apiVersion": info.object.api_version,
-                "kind": info.object.kind,
-                "namespace": info.object.namespace,
-                "name": info.object.name,
-                "file": info.file,
-                "line": info.line,
+                "apiVersion": reference.api_version,
+                "kind": reference.kind,
+                "namespace": reference.namespace,
+                "name": reference.name,
+                "file": object.origin.path,
+                "line": object.origin.line,
                 "rules": rules,
                 "packets": sum.packets,
                 "bytes": sum.bytes,
             })
         };
-        Ok(objects.map(item).collect())
+        Ok(objects.iter().map(item).collect())
     }
 
     fn metric_items(&mut self) -> Result<Vec<Value>, Error> {
@@ -285,10 +292,10 @@ fn endpoint_items(applied: &Snapshot) -> Vec<Value> {
             "state": state,
         })
     };
-    applied.compiled.endpoints.iter().map(item).collect()
+    applied.compiled.endpoints().iter().map(item).collect()
 }
 
 fn identity_items(applied: &Snapshot) -> Vec<Value> {
     let identities = applied.compiled.identities.iter();
-    identities.map(|identity| json!({ "identity": identity.number, "labels": identity.labels })).collect()
+    identities.map(|(number, labels)| json!({ "identity": number, "labels": **labels })).collect()
 }

@@ -8,17 +8,19 @@ use std::{
 use ipnet::IpNet;
 use weir_abi::{CLASS_GROUPS, PrefilterClass, SIDE_DESTINATION, SIDE_SOURCE};
 use weir_plan::{
-    InterfaceFacts, InterfaceName, NodeFacts, Numbering, OutOfNumbers, Pending, Prefix4, Prefix6, Space, Table,
-    XdpAttach,
+    InterfaceFacts, InterfaceName, NodeFacts, Numbering, ObjectRef, OutOfNumbers, Pending, Prefix4, Prefix6, Space,
+    Table, XdpAttach,
 };
 use weir_schema::{CidrFilterSpec, FilterMatch, XdpMode};
 
 use crate::{
-    devices::matching,
+    config::NodeSettings,
+    devices::{matching, network_devices},
     error::{CompileError, code},
     objects::{Item, ObjectId, Objects},
     prefilter::{Columns, Role, Source, SourceId, Sweep},
-    rules::{RuleKey, Rules},
+    provenance::Owned,
+    rules::{RuleKey, Rules, rule_key},
 };
 
 const UNKNOWN_DESTINATIONS: &str = "spec.dropUnknownDestinations";
@@ -161,6 +163,94 @@ pub(crate) fn rules(objects: &Objects<'_>) -> Vec<RuleKey> {
     keys
 }
 
+const ALLOW: &str = "spec.allow";
+
+/// One list of a filter, under the path that its entries are counted under.
+#[derive(Clone, Debug)]
+pub(crate) struct FilterList<'a> {
+    pub path: Arc<str>,
+    pub kind: ListKind,
+    pub side: usize,
+    pub nets: &'a [IpNet],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListKind {
+    Drop,
+    EndpointRange,
+    Allow,
+}
+
+impl ListKind {
+    pub const fn role(self, rule: u32) -> Role {
+        match self {
+            Self::Drop => Role::Drop { rule },
+            Self::EndpointRange => Role::EndpointRange { rule },
+            Self::Allow => Role::Allow,
+        }
+    }
+}
+
+/// Every list of a filter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FilterLists;
+
+impl FilterLists {
+    pub fn new<'a>(spec: &'a CidrFilterSpec, ranges: &'a [IpNet]) -> Vec<FilterList<'a>> {
+        let side = side(spec);
+        let drop = |list: &'a weir_schema::CidrList| FilterList {
+            path: list.rule_path.as_str().into(),
+            kind: ListKind::Drop,
+            side,
+            nets: &list.prefixes,
+        };
+        let mut lists: Vec<_> = spec.lists.iter().map(drop).collect();
+        if spec.drop_unknown_destinations {
+            lists.push(FilterList {
+                path: UNKNOWN_DESTINATIONS.into(),
+                kind: ListKind::EndpointRange,
+                side,
+                nets: ranges,
+            });
+        }
+        if !spec.exceptions.is_empty() {
+            lists.push(FilterList { path: ALLOW.into(), kind: ListKind::Allow, side, nets: &spec.exceptions });
+        }
+        lists
+    }
+}
+
+impl FilterList<'_> {
+    /// Of a list whose rule has a number.
+    pub fn role(&self, object: &ObjectRef, numbering: &Numbering) -> Role {
+        let number = || numbering.get(Space::Rule, &rule_key(object, &self.path)).unwrap_or(weir_abi::RULE_NONE);
+        match self.kind {
+            ListKind::Allow => Role::Allow,
+            kind => kind.role(number()),
+        }
+    }
+}
+
+const fn side(spec: &CidrFilterSpec) -> usize {
+    match spec.matches {
+        FilterMatch::Source => SIDE_SOURCE,
+        FilterMatch::Destination => SIDE_DESTINATION,
+    }
+}
+
+/// The groups of each filter, where these devices are endpoints'.
+pub(crate) fn groups(
+    objects: &Objects<'_>,
+    node: &str,
+    facts: &NodeFacts,
+    endpoints: &BTreeSet<InterfaceName>,
+) -> Result<Vec<u32>, Vec<CompileError>> {
+    let settings = NodeSettings::new(objects, node);
+    let endpoints = endpoints.iter().collect();
+    let network = network_devices(&settings, facts, &endpoints, objects, &mut Vec::new()).map_err(|one| vec![*one])?;
+    Ok(place(objects, facts, &network, &mut Vec::new())?.groups)
+}
+
 /// The tables of the prefilter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PrefilterTables {
@@ -207,24 +297,16 @@ pub(crate) fn tables(
     let mut exceptions: Vec<(Source, &[IpNet])> = Vec::new();
     for (filter, (item, groups)) in objects.filters.iter().zip(&placement.groups).enumerate() {
         let spec = item.spec;
-        let side = match spec.matches {
-            FilterMatch::Source => SIDE_SOURCE,
-            FilterMatch::Destination => SIDE_DESTINATION,
-        };
-        columns.push(Columns { side, groups: *groups });
+        columns.push(Columns { side: side(spec), groups: *groups });
         let filter = filter as u32;
-        for list in &spec.lists {
-            let rank = rules.rank(item.id, &list.rule_path);
-            let role = Role::Drop { rule: rules.number_of(rank) };
-            lists.push((std::cmp::Reverse(rank), Source { filter, role }, &list.prefixes));
-        }
-        if spec.drop_unknown_destinations {
-            let rank = rules.rank(item.id, UNKNOWN_DESTINATIONS);
-            let role = Role::EndpointRange { rule: rules.number_of(rank) };
-            lists.push((std::cmp::Reverse(rank), Source { filter, role }, ranges));
-        }
-        if !spec.exceptions.is_empty() {
-            exceptions.push((Source { filter, role: Role::Allow }, &spec.exceptions));
+        for list in FilterLists::new(spec, ranges) {
+            if list.kind == ListKind::Allow {
+                exceptions.push((Source { filter, role: Role::Allow }, list.nets));
+                continue;
+            }
+            let rank = rules.rank(item.id, &list.path);
+            let role = list.kind.role(rules.number_of(rank));
+            lists.push((std::cmp::Reverse(rank), Source { filter, role }, list.nets));
         }
     }
     lists.sort_by_key(|(rank, ..)| *rank);
@@ -296,7 +378,7 @@ fn number_classes(
 }
 
 /// A class is its content.
-fn class_key(class: &PrefilterClass) -> String {
+pub(crate) fn class_key(class: &PrefilterClass) -> String {
     let mut key = String::new();
     for (column, cell) in class.cells.iter().enumerate().filter(|(_, cell)| cell.action() != 0) {
         // Writing to a String cannot fail.
@@ -305,13 +387,11 @@ fn class_key(class: &PrefilterClass) -> String {
     key
 }
 
-/// The filter that makes `net` an exception, for an entry of class 0.
-pub(crate) fn exception_owners(objects: &Objects<'_>) -> Arc<[(ObjectId, Vec<IpNet>)]> {
-    let with = objects.filters.iter().filter(|item| !item.spec.exceptions.is_empty());
-    with.map(|item| {
-        let mut nets = item.spec.exceptions.clone();
-        nets.sort_unstable();
-        (item.id, nets)
-    })
-    .collect()
+/// What each filter lets through.
+pub(crate) fn exception_owners(objects: &Objects<'_>) -> Table<(IpNet, ObjectRef), Owned> {
+    let of = |item: &Item<'_, CidrFilterSpec>| {
+        let (reference, owner) = (objects.reference(item.id).clone(), objects.owner(item.id));
+        item.spec.exceptions.iter().map(move |net| ((*net, reference.clone()), owner.clone())).collect::<Vec<_>>()
+    };
+    objects.filters.iter().filter(|item| !item.spec.exceptions.is_empty()).flat_map(of).collect()
 }

@@ -28,11 +28,9 @@ impl CidrIdentities {
         nets.dedup();
         let mut this = Self::default();
         for net in nets {
-            // Every address of a family is the world of that family: reserved, as in Cilium.
-            let number = match net {
-                IpNet::V4(_) if net.prefix_len() == 0 => identity::WORLD_IPV4,
-                IpNet::V6(_) if net.prefix_len() == 0 => identity::WORLD_IPV6,
-                _ => numbering.assign(Space::Identity, &format!("cidr {net}"), sequence)?,
+            let number = match reserved(&net) {
+                Some(number) => number,
+                None => numbering.assign(Space::Identity, &key(&net), sequence)?,
             };
             match net {
                 IpNet::V4(net) => this.v4.push((net.into(), number)),
@@ -65,6 +63,20 @@ impl CidrIdentities {
             }
         }
     }
+}
+
+/// Every address of a family is the world of that family: reserved, as in Cilium.
+pub(crate) fn reserved(net: &IpNet) -> Option<u32> {
+    match net {
+        _ if net.prefix_len() != 0 => None,
+        IpNet::V4(_) => Some(identity::WORLD_IPV4),
+        IpNet::V6(_) => Some(identity::WORLD_IPV6),
+    }
+}
+
+/// What the identity of a prefix is numbered by.
+pub(crate) fn key(net: &IpNet) -> String {
+    format!("cidr {net}")
 }
 
 /// In sorted order a prefix stands right before everything that it covers, so the inside is one range, and each hole

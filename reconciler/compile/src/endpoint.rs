@@ -11,7 +11,6 @@ use weir_schema::EndpointSpec;
 
 use crate::{
     error::code,
-    identities::Identities,
     nodes::host_endpoint,
     objects::{Item, ObjectId, Objects, numbering_key},
 };
@@ -52,15 +51,15 @@ impl LocalEndpoints {
         objects: &Objects<'_>,
         node: &str,
         facts: &NodeFacts,
-        identities: &Identities<'_>,
+        identity_of: impl Fn(&Item<'_, EndpointSpec>) -> Option<u32>,
         numbering: &mut Numbering,
         sequence: u64,
         pending: &mut Vec<Pending>,
     ) -> Result<Self, OutOfNumbers> {
         let mut endpoints = Vec::new();
         let mut names = BTreeSet::new();
-        for (item, identity) in objects.endpoints.iter().zip(&identities.of_endpoint) {
-            let Some(identity) = identity.filter(|_| item.spec.node == node) else { continue };
+        for item in objects.endpoints.iter().filter(|item| item.spec.node == node && item.spec.attach.host.is_none()) {
+            let Some(identity) = identity_of(item) else { continue };
             let key = numbering_key(objects.reference(item.id));
             let mut addresses = item.spec.addresses.clone();
             addresses.sort_unstable();
@@ -68,7 +67,7 @@ impl LocalEndpoints {
             endpoints.push(LocalEndpoint {
                 object: item.id,
                 number: numbering.assign(Space::Endpoint, &key, sequence)?,
-                identity: identities.endpoints[identity as usize].number,
+                identity,
                 incarnation: numbering.assign(Space::Incarnation, &incarnation_key(&key, item.spec), sequence)?,
                 addresses,
                 interface,
@@ -95,6 +94,12 @@ impl LocalEndpoints {
 
     pub fn interfaces(&self) -> BTreeSet<&InterfaceName> {
         self.endpoints.iter().filter_map(|endpoint| endpoint.interface.as_ref()).collect()
+    }
+
+    /// By number, the host included where an object stands for it.
+    pub fn by_number(&self) -> impl Iterator<Item = (u32, ObjectId)> {
+        let host = self.host.object.map(|object| (self.host.number, object));
+        self.endpoints.iter().map(|endpoint| (endpoint.number, endpoint.object)).chain(host)
     }
 
     /// Who has each address of this node, and the object that says so: an endpoint before the host.
@@ -127,8 +132,14 @@ impl LocalEndpoints {
     }
 }
 
+/// Devices of others that are endpoints' of this node, as the manifests say.
+pub(crate) fn interfaces(objects: &Objects<'_>, node: &str) -> BTreeSet<InterfaceName> {
+    let own = objects.endpoints.iter().filter(|item| item.spec.node == node && item.spec.attach.netns.is_none());
+    own.filter_map(|item| item.spec.attach.interface.as_deref().map(InterfaceName::from)).collect()
+}
+
 /// An endpoint that is attached elsewhere or has other addresses is another one: its flows are new.
-fn incarnation_key(key: &str, spec: &EndpointSpec) -> String {
+pub(crate) fn incarnation_key(key: &str, spec: &EndpointSpec) -> String {
     let mut addresses: Vec<String> = spec.addresses.iter().map(ToString::to_string).collect();
     addresses.sort_unstable();
     let attach = &spec.attach;

@@ -1,9 +1,7 @@
 //! From policies to the entries of the policy table.
 use std::collections::{BTreeMap, HashMap};
 
-use weir_abi::{
-    DIRECTION_EGRESS, DIRECTION_INGRESS, PEER_ANY, PolicyEntry, PolicyKey, SubjectInfo, identity, policy_verdict,
-};
+use weir_abi::{DIRECTION_EGRESS, DIRECTION_INGRESS, PolicyEntry, PolicyKey, SubjectInfo, identity, policy_verdict};
 use weir_plan::Table;
 use weir_schema::NamedPort;
 
@@ -211,9 +209,7 @@ impl Builder<'_, '_> {
         if self.over_limit {
             return;
         }
-        let class = shape.class(peer.is_none());
-        let peer = peer.unwrap_or(PEER_ANY);
-        let key = PolicyKey::new(subject, peer, decision.direction, class, shape.protocol, shape.port);
+        let key = shape.key(subject, peer, decision.direction);
         self.candidates.push(Candidate { key, allow: decision.allow, rank: decision.rank });
         if self.candidates.len() >= self.thin_at {
             self.thin();

@@ -5,10 +5,10 @@ use std::{
 };
 
 use weir_plan::{Numbering, OutOfNumbers, Space};
-use weir_schema::{EndpointSpec, NamedPort};
+use weir_schema::{EndpointSpec, Metadata, NamedPort};
 
 use crate::{
-    objects::{Item, Objects},
+    objects::Objects,
     selector::{
         EndpointSelector, NAMESPACE_LABEL, NAMESPACE_LABELS_PREFIX, RESERVED_PREFIX, Scope, matches, matches_plain,
         plain_key,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The label that every namespace has, object or not.
-const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+pub(crate) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// Endpoints that policies cannot tell apart: same namespace, labels and named ports.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl<'a> Identities<'a> {
                 key_of.push(None);
                 continue;
             }
-            let key = endpoint_key(item);
+            let key = endpoint_key(item.metadata, item.spec);
             let local = item.spec.node == node;
             keys.entry(key.clone())
                 .or_insert_with(|| EndpointIdentity {
@@ -172,17 +172,17 @@ impl<'a> Identities<'a> {
     }
 }
 
-fn implied_labels(namespace: &str) -> BTreeMap<String, String> {
+pub(crate) fn implied_labels(namespace: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(NAMESPACE_NAME_LABEL.to_owned(), namespace.to_owned())])
 }
 
 /// What an endpoint's identity is numbered by.
-fn endpoint_key(item: &Item<'_, EndpointSpec>) -> String {
-    let mut key = format!("endpoint {NAMESPACE_LABEL}={}", item.metadata.namespace);
-    for (label, value) in &item.metadata.labels {
+pub(crate) fn endpoint_key(metadata: &Metadata, spec: &EndpointSpec) -> String {
+    let mut key = format!("endpoint {NAMESPACE_LABEL}={}", metadata.namespace);
+    for (label, value) in &metadata.labels {
         let _ = write!(key, ";{label}={value}");
     }
-    let mut ports: Vec<_> = item.spec.ports.iter().map(|port| (&port.name, port.port, port.protocol)).collect();
+    let mut ports: Vec<_> = spec.ports.iter().map(|port| (&port.name, port.port, port.protocol)).collect();
     ports.sort();
     for (name, port, protocol) in ports {
         let _ = write!(key, ";port {name}={port}/{protocol:?}");

@@ -12,6 +12,7 @@ use crate::{
     objects::{ObjectId, Objects},
     peers::families_named,
     policy::CidrSelector,
+    state::strength,
 };
 
 /// Prefix to identity, and in the same order the object behind each.
@@ -37,7 +38,7 @@ pub(crate) fn mentioned(enforced: &[Enforced<'_>]) -> Vec<(CidrSelector, ObjectI
 }
 
 impl Ipcache {
-    /// From the weakest claim to the strongest: prefixes of policies, remote nodes, the host, endpoints.
+    /// Prefixes of policies, then the claims to addresses, which are stronger.
     pub fn new(
         objects: &Objects<'_>,
         node: &str,
@@ -60,23 +61,12 @@ impl Ipcache {
         v4.extend(cidrs.v4.iter().map(|(net, number)| (*net, (*number, first.get(&net.to_ip_net()).copied()))));
         v6.extend(cidrs.v6.iter().map(|(net, number)| (*net, (*number, first.get(&net.to_ip_net()).copied()))));
 
-        let mut put = |address: IpAddr, number: u32, owner: Option<ObjectId>| match address {
-            IpAddr::V4(address) => v4.push((Prefix4::host(address), (number, owner))),
-            IpAddr::V6(address) => v6.push((Prefix6::host(address), (number, owner))),
-        };
-        for item in objects.nodes.iter().filter(|item| item.metadata.name != node) {
-            let number = nodes.number(&item.metadata.name);
-            item.spec.addresses.iter().for_each(|address| put(*address, number, Some(item.id)));
-        }
-        for item in objects.endpoints.iter().filter(|item| item.spec.attach.host.is_some() && item.spec.node != node) {
-            let number = nodes.number(&item.spec.node);
-            item.spec.addresses.iter().for_each(|address| put(*address, number, Some(item.id)));
-        }
-        host.iter().for_each(|(address, owner)| put(*address, identity::HOST, *owner));
-        for (item, id) in objects.endpoints.iter().zip(&endpoints.of_endpoint) {
-            let Some(id) = id else { continue };
-            let number = endpoints.endpoints[*id as usize].number;
-            item.spec.addresses.iter().for_each(|address| put(*address, number, Some(item.id)));
+        for claim in claims(objects, node, host, endpoints, nodes) {
+            let value = (claim.number, claim.owner);
+            match claim.address {
+                IpAddr::V4(address) => v4.push((Prefix4::host(address), value)),
+                IpAddr::V6(address) => v6.push((Prefix6::host(address), value)),
+            }
         }
 
         let v4 = Table::from_unsorted(v4);
@@ -88,4 +78,42 @@ impl Ipcache {
             v6: v6.iter().map(|(prefix, (number, _))| (*prefix, *number)).collect(),
         }
     }
+}
+
+/// Somebody's claim to an address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    pub address: IpAddr,
+    pub strength: u8,
+    pub number: u32,
+    pub owner: Option<ObjectId>,
+}
+
+/// From the weakest claim to the strongest: remote nodes, the hosts of others, the host, endpoints.
+pub(crate) fn claims(
+    objects: &Objects<'_>,
+    node: &str,
+    host: &[(IpAddr, Option<ObjectId>)],
+    endpoints: &Identities<'_>,
+    nodes: &NodeIdentities<'_>,
+) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    let mut put = |address: &IpAddr, strength, number, owner| {
+        claims.push(Claim { address: *address, strength, number, owner });
+    };
+    for item in objects.nodes.iter().filter(|item| item.metadata.name != node) {
+        let number = nodes.number(&item.metadata.name);
+        item.spec.addresses.iter().for_each(|address| put(address, strength::REMOTE_NODE, number, Some(item.id)));
+    }
+    for item in objects.endpoints.iter().filter(|item| item.spec.attach.host.is_some() && item.spec.node != node) {
+        let number = nodes.number(&item.spec.node);
+        item.spec.addresses.iter().for_each(|address| put(address, strength::REMOTE_HOST, number, Some(item.id)));
+    }
+    host.iter().for_each(|(address, owner)| put(address, strength::HOST, identity::HOST, *owner));
+    for (item, id) in objects.endpoints.iter().zip(&endpoints.of_endpoint) {
+        let Some(id) = id else { continue };
+        let number = endpoints.endpoints[*id as usize].number;
+        item.spec.addresses.iter().for_each(|address| put(address, strength::ENDPOINT, number, Some(item.id)));
+    }
+    claims
 }

@@ -13,6 +13,7 @@ mod cidrs;
 mod cilium_policy;
 mod config;
 mod devices;
+mod edit;
 mod endpoint;
 mod entries;
 mod error;
@@ -29,25 +30,44 @@ mod prefilter;
 mod provenance;
 mod rules;
 mod selector;
+mod state;
 mod trace;
 mod view;
 mod wiring;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use weir_abi::{Settings, settings_flags};
 use weir_plan::{Capacity, NodeFacts, Numbering, OutOfNumbers, Pending, Table, Tables, Wiring};
-use weir_schema::{Inventory, Object, Spec};
+use weir_schema::{EndpointSpec, Inventory, Spec};
 
+pub use edit::{Effort, compile_after};
 pub use error::{CompileError, code};
 pub use limits::Usage;
+pub use objects::{changed, reference};
 pub use provenance::Origins;
+pub use provenance::key;
 pub use trace::{Decision, Outcome, Party, PrefilterDecision, Trace, TraceError, TraceFlow, Who};
-pub use view::{EndpointView, IdentityView};
+pub use view::EndpointView;
 
 use crate::{
-    cidrs::CidrIdentities, config::NodeSettings, endpoint::LocalEndpoints, identities::Identities, ipcache::Ipcache,
-    nodes::NodeIdentities, objects::Objects, peers::Universe, policy::Policy, rules::Rules,
+    cidrs::CidrIdentities,
+    config::NodeSettings,
+    endpoint::LocalEndpoints,
+    identities::Identities,
+    ipcache::Ipcache,
+    nodes::NodeIdentities,
+    objects::{Item, ObjectId, Objects},
+    peers::Universe,
+    policy::Policy,
+    provenance::Owned,
+    rules::Rules,
+    state::State,
+    wiring::HookOwner,
 };
 
 /// What is compiled.
@@ -61,8 +81,8 @@ pub struct Input<'a> {
     pub sequence: u64,
 }
 
-/// What the node must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the node must hold. Cheap to keep: versions share what they have in common.
+#[derive(Clone, Debug)]
 pub struct Compiled {
     pub tables: Arc<Tables>,
     pub wiring: Wiring,
@@ -71,13 +91,37 @@ pub struct Compiled {
     /// Objects that cannot take effect yet.
     pub pending: Vec<Pending>,
     pub usage: Vec<Usage>,
-    /// Sorted by number.
-    pub identities: Vec<IdentityView>,
-    /// Every node's, sorted by object.
-    pub endpoints: Vec<EndpointView>,
+    /// Every identity that a table may name, by number, with its labels.
+    pub identities: Table<u32, Arc<BTreeMap<String, String>>>,
     /// Sorted.
     pub host_addresses: Vec<IpAddr>,
+    basis: Basis,
+    /// What an edit starts from; made when first needed.
+    state: OnceLock<Arc<State>>,
 }
+
+/// What was compiled.
+#[derive(Clone, Debug)]
+struct Basis {
+    node: Arc<str>,
+    facts: Arc<NodeFacts>,
+    numbering: Numbering,
+}
+
+impl PartialEq for Compiled {
+    fn eq(&self, other: &Self) -> bool {
+        self.tables == other.tables
+            && self.wiring == other.wiring
+            && self.capacity == other.capacity
+            && self.provenance == other.provenance
+            && self.pending == other.pending
+            && self.usage == other.usage
+            && self.identities == other.identities
+            && self.host_addresses == other.host_addresses
+    }
+}
+
+impl Eq for Compiled {}
 
 /// The network namespaces that this node's endpoints are in: what to ask the datapath for. Sorted.
 pub fn netns_needed(inventory: &Inventory, node: &str) -> Vec<String> {
@@ -95,25 +139,21 @@ pub fn netns_needed(inventory: &Inventory, node: &str) -> Vec<String> {
 
 /// Compiles. On an error `numbering` may hold numbers that nothing uses: keep the one from before.
 pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled, Vec<CompileError>> {
-    compile_objects(input.inventory.objects(), input.node, input.facts, input.sequence, numbering)
-}
-
-fn compile_objects<'o>(
-    objects: impl Iterator<Item = &'o Arc<Object>>,
-    node: &str,
-    facts: &NodeFacts,
-    sequence: u64,
-    numbering: &mut Numbering,
-) -> Result<Compiled, Vec<CompileError>> {
+    let Input { node, facts, sequence, .. } = *input;
+    let all: Vec<_> = input.inventory.objects().collect();
     let one = |error: OutOfNumbers| vec![CompileError::from(error)];
-    let objects = &Objects::new(objects);
+    let objects = &Objects::new(all.iter());
     let settings = NodeSettings::new(objects, node);
     let mut pending = Vec::new();
 
     // Who is there.
     let endpoints = Identities::new(objects, node, numbering, sequence).map_err(one)?;
+    let identity_of = |item: &Item<'_, EndpointSpec>| {
+        let at = objects.endpoints.binary_search_by_key(&item.id, |one| one.id).ok()?;
+        Some(endpoints.endpoints[endpoints.of_endpoint[at]? as usize].number)
+    };
     let local =
-        LocalEndpoints::new(objects, node, facts, &endpoints, numbering, sequence, &mut pending).map_err(one)?;
+        LocalEndpoints::new(objects, node, facts, identity_of, numbering, sequence, &mut pending).map_err(one)?;
     let host_addresses = nodes::host_addresses(objects, node, facts);
     let network = devices::network_devices(&settings, facts, &local.interfaces(), objects, &mut pending)
         .map_err(|error| vec![*error])?;
@@ -141,53 +181,93 @@ fn compile_objects<'o>(
     let ipcache = Ipcache::new(objects, node, &host_addresses, &endpoints, &nodes, &cidrs, &mentioned);
     let prefilter = cidr_filter::tables(objects, node, &placement, &rules, numbering, sequence).map_err(one)?;
     let host_policy = entries::host_policy(&enforced);
-    let wired = wiring::wire(&local, &placement, &prefilter, &network, host_policy, settings.tc_attach(facts));
+    let wired = wiring::wire(
+        &local,
+        &placement,
+        &prefilter.used_columns,
+        &network,
+        host_policy.is_some(),
+        settings.tc_attach(facts),
+    );
     let by_address = local.by_address(&host_addresses);
 
+    let owned = |owner: ObjectId| objects.owner(owner);
+    let hook_owner = |owner: HookOwner| match owner {
+        HookOwner::Object(object) => Some(owned(object)),
+        HookOwner::HostPolicy => host_policy.map(owned),
+    };
     let provenance = Origins {
-        objects: objects.infos.clone(),
+        inventory: input.inventory.clone(),
         rules: rules.by_number(objects),
-        classes: prefilter.owners.clone(),
+        classes: prefilter.owners.iter().map(|(class, owner)| (*class, owned(*owner))).collect(),
         exceptions: cidr_filter::exception_owners(objects),
-        ipcache4: owned(&ipcache.v4, &ipcache.owners4),
-        ipcache6: owned(&ipcache.v6, &ipcache.owners6),
-        subjects: policy.owners.clone(),
-        endpoints: by_address.iter().filter_map(|(address, (_, owner))| Some((*address, (*owner)?))).collect(),
-        interfaces: wired.interface_owners.clone(),
-        hooks: wired.owners.clone(),
+        ipcache4: ipcache_owners(&ipcache.v4, &ipcache.owners4, objects),
+        ipcache6: ipcache_owners(&ipcache.v6, &ipcache.owners6, objects),
+        subjects: policy.owners.iter().map(|(subject, owner)| (*subject, owned(*owner))).collect(),
+        endpoints: by_address.iter().filter_map(|(address, (_, owner))| Some((*address, owned((*owner)?)))).collect(),
+        interfaces: wired
+            .interface_owners
+            .iter()
+            .filter_map(|(name, owner)| Some((name.clone(), hook_owner(*owner)?)))
+            .collect(),
+        hooks: wired.owners.iter().filter_map(|(key, owner)| Some((key.clone(), hook_owner(*owner)?))).collect(),
         devices: local
             .endpoints
             .iter()
-            .filter_map(|one| Some((one.device.as_ref().and(one.interface.clone())?, one.object)))
+            .filter_map(|one| Some((one.device.as_ref().and(one.interface.clone())?, owned(one.object))))
             .collect(),
-        settings: settings.object,
+        local: local.by_number().map(|(number, owner)| (number, owned(owner))).collect(),
+        settings: settings.object.map(owned),
     };
     let tables = Tables {
         settings: [(0, table_settings(&settings, &local, host_policy.is_some()))].into_iter().collect(),
         interfaces: wired.interfaces,
         endpoints: by_address.iter().map(|(address, (info, _))| (*address, *info)).collect(),
-        ipcache4: ipcache.v4,
-        ipcache6: ipcache.v6,
+        ipcache4: ipcache.v4.clone(),
+        ipcache6: ipcache.v6.clone(),
         subjects: policy.subjects.clone(),
         policy: policy.policy.clone(),
-        prefilter4: prefilter.v4,
-        prefilter6: prefilter.v6,
-        classes: prefilter.classes,
+        prefilter4: prefilter.v4.clone(),
+        prefilter6: prefilter.v6.clone(),
+        classes: prefilter.classes.clone(),
     };
-    let usage = limits::check(&settings.limits, &tables, &policy, &prefilter.counts, &provenance, objects)?;
+    let usage = limits::check(&settings.limits, &tables, &policy, &prefilter, &ipcache, &by_address, &rules, objects)?;
     let host_addresses: Vec<IpAddr> = host_addresses.into_iter().map(|(address, _)| address).collect();
-    pending.sort_by(|a, b| (&a.object, a.code, &a.message).cmp(&(&b.object, b.code, &b.message)));
+    sort_pending(&mut pending);
+    numbering.release_unseen(sequence);
     Ok(Compiled {
         capacity: settings.capacity(numbering),
         identities: view::identities(&endpoints, &nodes, &cidrs),
-        endpoints: view::endpoints(objects, node, &endpoints, &nodes, &local, &host_addresses),
         tables: Arc::new(tables),
         wiring: wired.wiring,
         provenance: Arc::new(provenance),
         pending,
         usage,
         host_addresses,
+        basis: Basis { node: node.into(), facts: Arc::new(facts.clone()), numbering: numbering.clone() },
+        state: OnceLock::new(),
     })
+}
+
+fn sort_pending(pending: &mut [Pending]) {
+    pending.sort_by(|a, b| (&a.object, a.code, &a.message).cmp(&(&b.object, b.code, &b.message)));
+}
+
+impl Compiled {
+    /// What an edit starts from. Making it takes about as long as compiling did; it is made once.
+    fn state(&self) -> Result<Arc<State>, Vec<CompileError>> {
+        if let Some(state) = self.state.get() {
+            return Ok(Arc::clone(state));
+        }
+        let state = Arc::new(State::new(self)?);
+        Ok(Arc::clone(self.state.get_or_init(|| state)))
+    }
+
+    /// Makes ready for an edit, in a moment when nobody waits.
+    pub fn warm(&self) {
+        // What cannot be made ready is compiled whole when it is needed, and says why.
+        let _ = self.state();
+    }
 }
 
 /// Every policy of every kind in one form, in the order of the objects.
@@ -206,8 +286,12 @@ fn policies(objects: &Objects<'_>) -> Vec<Policy> {
     list
 }
 
-fn owned<P: Ord + Copy>(table: &Table<P, u32>, owners: &[Option<objects::ObjectId>]) -> Table<P, objects::ObjectId> {
-    table.iter().zip(owners).filter_map(|((prefix, _), owner)| Some((*prefix, (*owner)?))).collect()
+fn ipcache_owners<P: Ord + Copy>(
+    table: &Table<P, u32>,
+    owners: &[Option<ObjectId>],
+    objects: &Objects<'_>,
+) -> Table<P, Owned> {
+    table.iter().zip(owners).filter_map(|((prefix, _), owner)| Some((*prefix, objects.owner((*owner)?)))).collect()
 }
 
 fn table_settings(settings: &NodeSettings, local: &LocalEndpoints, host_policy: bool) -> Settings {

@@ -1,14 +1,17 @@
 //! What each table will hold, against what it may: refused before anything is written.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use weir_plan::{AnyChange, Change, ObjectRef, Provenance, Tables};
+use weir_abi::EndpointInfo;
+use weir_plan::{ObjectRef, Tables};
 
 use crate::{
+    cidr_filter::PrefilterTables,
     config::Limits,
     entries::PolicyTables,
     error::{CompileError, code},
+    ipcache::Ipcache,
     objects::{ObjectId, Objects},
-    provenance::Origins,
+    rules::Rules,
 };
 
 /// How full a table will be.
@@ -25,16 +28,9 @@ const NAMED: usize = 5;
 /// Most combinations of filters that an address can be under: 64 bytes each, twice.
 const PREFILTER_CLASSES: usize = 65_536;
 
-pub(crate) fn check(
-    limits: &Limits,
-    tables: &Tables,
-    policy: &PolicyTables,
-    prefilter_counts: &BTreeMap<ObjectId, usize>,
-    origins: &Origins,
-    objects: &Objects<'_>,
-) -> Result<Vec<Usage>, Vec<CompileError>> {
-    let mut errors = Vec::new();
-    let usage = vec![
+/// How full the tables will be.
+pub(crate) fn usage(limits: &Limits, tables: &Tables) -> Vec<Usage> {
+    vec![
         Usage { table: "ipcache", used: tables.ipcache4.len() + tables.ipcache6.len(), limit: limits.ipcache as usize },
         Usage { table: "endpoints", used: tables.endpoints.len(), limit: limits.endpoints as usize },
         Usage { table: "policy", used: tables.policy.len(), limit: limits.policy_total as usize },
@@ -44,21 +40,35 @@ pub(crate) fn check(
             limit: limits.prefilter as usize,
         },
         Usage { table: "prefilter_classes", used: tables.classes.len(), limit: PREFILTER_CLASSES },
-    ];
+    ]
+}
+
+pub(crate) fn check(
+    limits: &Limits,
+    tables: &Tables,
+    policy: &PolicyTables,
+    prefilter: &PrefilterTables,
+    ipcache: &Ipcache,
+    endpoints: &BTreeMap<IpAddr, (EndpointInfo, Option<ObjectId>)>,
+    rules: &Rules,
+    objects: &Objects<'_>,
+) -> Result<Vec<Usage>, Vec<CompileError>> {
+    let mut errors = Vec::new();
+    let usage = usage(limits, tables);
     for one in usage.iter().filter(|one| one.used > one.limit) {
         let (field, counts) = match one.table {
-            "ipcache" => (Some("ipcache"), ipcache_counts(origins)),
-            "endpoints" => (Some("endpoints"), count(origins.endpoints.values().copied())),
-            "policy" => (Some("policyTotal"), policy_counts(tables, origins, None)),
-            "prefilter" => (Some("prefilter"), prefilter_counts.clone()),
-            _ => (None, count(origins.classes.iter().map(|(_, object)| *object))),
+            "ipcache" => (Some("ipcache"), ipcache_counts(ipcache)),
+            "endpoints" => (Some("endpoints"), count(endpoints.values().filter_map(|(_, owner)| *owner))),
+            "policy" => (Some("policyTotal"), policy_counts(tables, &rules.owners(), None)),
+            "prefilter" => (Some("prefilter"), prefilter.counts.clone()),
+            _ => (None, count(prefilter.owners.iter().map(|(_, object)| *object))),
         };
         errors.push(full(&format!("table {}", one.table), field, one.used, one.limit, &counts, objects));
     }
     let per_identity = limits.policy_per_identity as usize;
     let over = crate::entries::entries_by_subject(policy).into_iter().filter(|(_, used)| *used > per_identity);
     for (subject, used) in over.take(NAMED) {
-        let counts = policy_counts(tables, origins, Some(subject));
+        let counts = policy_counts(tables, &rules.owners(), Some(subject));
         let what = format!("table policy, entries of identity {subject}");
         errors.push(full(&what, Some("policyPerIdentity"), used, per_identity, &counts, objects));
     }
@@ -71,16 +81,13 @@ fn count(objects: impl Iterator<Item = ObjectId>) -> BTreeMap<ObjectId, usize> {
     counts
 }
 
-fn ipcache_counts(origins: &Origins) -> BTreeMap<ObjectId, usize> {
-    count(origins.ipcache4.iter().map(|(_, object)| *object).chain(origins.ipcache6.iter().map(|(_, object)| *object)))
+fn ipcache_counts(ipcache: &Ipcache) -> BTreeMap<ObjectId, usize> {
+    count(ipcache.owners4.iter().chain(&ipcache.owners6).copied().flatten())
 }
 
-fn policy_counts(tables: &Tables, origins: &Origins, subject: Option<u32>) -> BTreeMap<ObjectId, usize> {
+fn policy_counts(tables: &Tables, owners: &BTreeMap<u32, ObjectId>, subject: Option<u32>) -> BTreeMap<ObjectId, usize> {
     let entries = tables.policy.iter().filter(|(key, _)| subject.is_none_or(|subject| subject == key.subject));
-    count(entries.filter_map(|(key, entry)| {
-        let change = Change { key: *key, from: None, to: Some(*entry) };
-        origins.owner(&AnyChange::Policy(&change)).map(|index| ObjectId(index as u32))
-    }))
+    count(entries.filter_map(|(_, entry)| owners.get(&entry.rule).copied()))
 }
 
 fn full(

@@ -1,11 +1,13 @@
 //! The set, sorted by reference and taken apart by kind.
 use std::sync::Arc;
 
-use weir_plan::{ObjectInfo, ObjectRef};
+use weir_plan::{Action, ObjectRef};
 use weir_schema::{
-    CidrFilterSpec, EndpointSpec, KubernetesNetworkPolicySpec, Metadata, NodeConfigSpec, NodeSpec, Object, PolicyRule,
-    Spec,
+    Changes, CidrFilterSpec, EndpointSpec, Inventory, KubernetesNetworkPolicySpec, Metadata, NodeConfigSpec, NodeSpec,
+    Object, PolicyRule, Spec,
 };
+
+use crate::provenance::Owned;
 
 /// Index of an object in the order of [`ObjectRef`]: comparing ids compares references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +30,7 @@ pub(crate) struct Item<'a, S: ?Sized> {
 /// Every object, by kind; each list is sorted by id.
 #[derive(Debug, Default)]
 pub(crate) struct Objects<'a> {
-    pub infos: Vec<ObjectInfo>,
+    heads: Vec<Owned>,
     pub node_configs: Vec<Item<'a, NodeConfigSpec>>,
     pub nodes: Vec<Item<'a, NodeSpec>>,
     pub endpoints: Vec<Item<'a, EndpointSpec>>,
@@ -41,16 +43,11 @@ pub(crate) struct Objects<'a> {
 
 impl<'a> Objects<'a> {
     pub fn new(objects: impl Iterator<Item = &'a Arc<Object>>) -> Self {
-        let mut sorted: Vec<(ObjectRef, &'a Object)> = objects.map(|object| (reference(object), &**object)).collect();
+        let mut sorted: Vec<(ObjectRef, &'a Arc<Object>)> = objects.map(|object| (reference(object), object)).collect();
         sorted.sort_by(|a, b| a.0.cmp(&b.0));
         let mut this = Self::default();
         for (index, (reference, object)) in sorted.into_iter().enumerate() {
-            this.infos.push(ObjectInfo {
-                object: reference,
-                hash: object.hash.0,
-                file: Arc::clone(&object.origin.path),
-                line: object.origin.line,
-            });
+            this.heads.push(Owned::new(reference, object));
             this.take(ObjectId(index as u32), object);
         }
         this
@@ -73,7 +70,11 @@ impl<'a> Objects<'a> {
     }
 
     pub fn reference(&self, id: ObjectId) -> &ObjectRef {
-        &self.infos[id.index()].object
+        &self.heads[id.index()].0.reference
+    }
+
+    pub fn owner(&self, id: ObjectId) -> Owned {
+        self.heads[id.index()].clone()
     }
 
     pub fn node(&self, name: &str) -> Option<&Item<'a, NodeSpec>> {
@@ -81,13 +82,38 @@ impl<'a> Objects<'a> {
     }
 }
 
-pub(crate) fn reference(object: &Object) -> ObjectRef {
+/// As plans name it.
+pub fn reference(object: &Object) -> ObjectRef {
     ObjectRef {
         api_version: Arc::clone(&object.api_version),
         kind: Arc::clone(&object.key.kind),
         namespace: Arc::clone(&object.key.namespace),
         name: Arc::clone(&object.key.name),
     }
+}
+
+/// The objects that lead from one set to another, sorted; a move to another line or file is no change of an object.
+pub fn changed(from: &Inventory, to: &Inventory) -> Vec<(ObjectRef, Action)> {
+    let changes = from.changes_to(to);
+    let all = changes
+        .added()
+        .map(|object| (reference(&object), Action::Create))
+        .chain(changes.removed().map(|object| (reference(&object), Action::Delete)))
+        .chain(changes.replaced().map(|(_, object)| (reference(&object), Action::Update)));
+    let mut all: Vec<(ObjectRef, Action)> = all.collect();
+    all.sort();
+    all
+}
+
+/// What an object was and what it is.
+pub(crate) type Difference = (Option<Arc<Object>>, Option<Arc<Object>>);
+
+/// Objects that do not mean what they meant.
+pub(crate) fn differences(changes: &Changes) -> Vec<Difference> {
+    let added = changes.added().map(|object| (None, Some(object)));
+    let removed = changes.removed().map(|object| (Some(object), None));
+    let replaced = changes.replaced().map(|(from, to)| (Some(from), Some(to)));
+    added.chain(removed).chain(replaced).collect()
 }
 
 /// The key of an object in the numbering: group and kind, because two groups may have one kind's name. The version is

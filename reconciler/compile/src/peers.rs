@@ -1,13 +1,20 @@
 //! Whom a union of peers means, as identities.
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
 use weir_abi::identity;
-use weir_schema::{Entity, LabelSelector};
+use weir_schema::{Entity, LabelSelector, NamedPort};
 
 use crate::{
     cidrs::CidrIdentities,
-    identities::Identities,
+    identities::{EndpointIdentity, Identities, NAMESPACE_NAME_LABEL, implied_labels},
     nodes::NodeIdentities,
     policy::{CidrSelector, Peers},
-    selector::{EndpointSelector, RESERVED_PREFIX, matches, plain_key},
+    selector::{
+        EndpointSelector, NAMESPACE_LABEL, NAMESPACE_LABELS_PREFIX, RESERVED_PREFIX, Scope, matches, matches_plain,
+        plain_key,
+    },
+    state::PeerState,
 };
 
 /// Everybody who can be a peer.
@@ -105,4 +112,128 @@ pub(crate) fn families_named(peers: &Peers) -> Vec<CidrSelector> {
         }
     }
     list
+}
+
+/// The identity of endpoints as one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EndpointPeer {
+    pub number: u32,
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
+    pub ports: Vec<NamedPort>,
+}
+
+impl EndpointPeer {
+    pub fn of(one: &EndpointIdentity<'_>) -> Self {
+        Self {
+            number: one.number,
+            namespace: one.namespace.to_owned(),
+            labels: one.labels.clone(),
+            ports: one.ports.to_vec(),
+        }
+    }
+}
+
+/// One who may be a peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Peer<'a> {
+    Host,
+    World,
+    Node(u32, &'a BTreeMap<String, String>),
+    Endpoint(&'a EndpointPeer),
+    Cidr(u32, IpNet),
+}
+
+impl Peer<'_> {
+    pub const fn number(&self) -> u32 {
+        match self {
+            Self::Host => identity::HOST,
+            Self::World => identity::WORLD,
+            Self::Node(number, _) | Self::Cidr(number, _) => *number,
+            Self::Endpoint(peer) => peer.number,
+        }
+    }
+
+    /// What `reserved:` labels it has.
+    fn entities(&self) -> &'static [&'static str] {
+        match self {
+            Self::Host => &["all", "cluster", "host"],
+            Self::World => &["all", "world"],
+            Self::Node(..) => &["all", "cluster", "remote-node"],
+            Self::Endpoint(_) => &[],
+            Self::Cidr(_, IpNet::V4(_)) => &["all", "world", "world-ipv4"],
+            Self::Cidr(_, IpNet::V6(_)) => &["all", "world", "world-ipv6"],
+        }
+    }
+}
+
+impl PeerState {
+    /// Whether the union has this one: the same as [`Universe::select`], asked from the other end.
+    pub fn has(&self, peers: &Peers, peer: &Peer<'_>) -> bool {
+        peers.endpoints.iter().any(|selector| match peer {
+            Peer::Endpoint(peer) => self.selects(selector, peer),
+            _ if !selector.is_reserved() => false,
+            _ => matches(&selector.labels, |key| {
+                let entity = key.strip_prefix(RESERVED_PREFIX)?;
+                peer.entities().contains(&entity).then_some("")
+            }),
+        }) || peers.entities.iter().any(|entity| match entity {
+            Entity::Host => matches!(peer, Peer::Host),
+            Entity::RemoteNode => matches!(peer, Peer::Node(..)),
+            Entity::World => matches!(peer, Peer::World | Peer::Cidr(..)),
+            Entity::Cluster => matches!(peer, Peer::Host | Peer::Node(..) | Peer::Endpoint(_)),
+            _ => false,
+        }) || match peer {
+            Peer::Cidr(_, net) => peers
+                .cidrs
+                .iter()
+                .any(|selector| selector.net.contains(net) && !selector.except.iter().any(|hole| hole.contains(net))),
+            Peer::Node(_, labels) => peers.nodes.iter().any(|selector| matches_plain(selector, labels)),
+            _ => false,
+        }
+    }
+
+    /// Whether the selector matches an endpoint of this identity.
+    pub fn selects(&self, selector: &EndpointSelector, peer: &EndpointPeer) -> bool {
+        let EndpointSelector { scope, labels, own_labels_only } = selector;
+        let in_scope = match scope {
+            Scope::Every => true,
+            Scope::One(namespace) => peer.namespace == **namespace,
+            Scope::Matching(selector) => matches(selector, |key| self.namespace_label(&peer.namespace, key)),
+        };
+        in_scope && matches(labels, |key| self.label(peer, key, *own_labels_only))
+    }
+
+    fn namespace_label<'s>(&'s self, namespace: &'s str, key: &str) -> Option<&'s str> {
+        match self.namespaces.get(namespace) {
+            Some(labels) => labels.get(key).map(String::as_str),
+            None => (key == NAMESPACE_NAME_LABEL).then_some(namespace),
+        }
+    }
+
+    fn label<'s>(&'s self, peer: &'s EndpointPeer, key: &str, own_only: bool) -> Option<&'s str> {
+        if !own_only {
+            if key == NAMESPACE_LABEL {
+                return Some(&peer.namespace);
+            }
+            if let Some(key) = key.strip_prefix(NAMESPACE_LABELS_PREFIX) {
+                return self.namespace_label(&peer.namespace, key);
+            }
+            if let Some(entity) = key.strip_prefix(RESERVED_PREFIX) {
+                return matches!(entity, "all" | "cluster").then_some("");
+            }
+        }
+        peer.labels.get(key).map(String::as_str)
+    }
+
+    /// Every label, as `get` shows them.
+    pub fn labels(&self, peer: &EndpointPeer) -> BTreeMap<String, String> {
+        let mut labels = peer.labels.clone();
+        labels.insert(NAMESPACE_LABEL.to_owned(), peer.namespace.clone());
+        let own = self.namespaces.get(&peer.namespace).cloned();
+        for (key, value) in own.unwrap_or_else(|| implied_labels(&peer.namespace)) {
+            labels.insert(format!("{NAMESPACE_LABELS_PREFIX}{key}"), value);
+        }
+        labels
+    }
 }

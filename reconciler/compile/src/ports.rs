@@ -1,7 +1,7 @@
 //! Ports as the policy table holds them: a protocol and a prefix of the port's bits.
 use std::collections::BTreeSet;
 
-use weir_abi::TupleClass;
+use weir_abi::{PEER_ANY, PolicyKey, TupleClass};
 use weir_schema::{NamedPort, Protocol};
 
 pub(crate) const ICMP: u8 = 1;
@@ -42,6 +42,15 @@ pub(crate) struct Shape {
 
 impl Shape {
     const ANY: Self = Self { protocol: weir_abi::PROTO_ANY, port: 0, port_bits: None };
+
+    /// The key of the entry for this peer, or for any.
+    pub const fn key(self, subject: u32, peer: Option<u32>, direction: u8) -> PolicyKey {
+        let (class, peer) = match peer {
+            Some(peer) => (self.class(false), peer),
+            None => (self.class(true), PEER_ANY),
+        };
+        PolicyKey::new(subject, peer, direction, class, self.protocol, self.port)
+    }
 
     pub const fn class(self, any_peer: bool) -> TupleClass {
         TupleClass::new(self.port_bits, any_peer)

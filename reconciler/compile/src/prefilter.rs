@@ -40,17 +40,38 @@ pub(crate) struct Columns {
 
 pub(crate) trait Prefix: Copy + Ord {
     fn covers(&self, other: &Self) -> bool;
+    fn length(&self) -> u8;
+    /// The prefix of this length that covers it.
+    fn shortened(&self, length: u8) -> Self;
 }
 
 impl Prefix for Prefix4 {
     fn covers(&self, other: &Self) -> bool {
         Self::covers(self, other)
     }
+
+    fn length(&self) -> u8 {
+        self.length
+    }
+
+    fn shortened(&self, length: u8) -> Self {
+        let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+        Self { bits: self.bits & mask, length }
+    }
 }
 
 impl Prefix for Prefix6 {
     fn covers(&self, other: &Self) -> bool {
         Self::covers(self, other)
+    }
+
+    fn length(&self) -> u8 {
+        self.length
+    }
+
+    fn shortened(&self, length: u8) -> Self {
+        let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+        Self::from_bits(self.bits() & mask, length)
     }
 }
 

@@ -1,34 +1,108 @@
 //! Which object is behind an entry.
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
-use weir_plan::{AnyChange, Change, HookKey, InterfaceName, ObjectInfo, Prefix4, Prefix6, Provenance, RuleRef, Table};
+use weir_plan::{
+    AnyChange, Change, HookKey, InterfaceName, ObjectRef, Owner, Prefix4, Prefix6, Provenance, RuleRef, Table,
+};
+use weir_schema::{Inventory, Object, ObjectKey, Spec};
 
-use crate::objects::ObjectId;
+use crate::objects::reference;
+
+/// An object as the owner of entries: its name and what it is, not what it says.
+#[derive(Clone)]
+pub(crate) struct Owned(pub Arc<Head>);
+
+pub(crate) struct Head {
+    pub reference: ObjectRef,
+    /// Of an endpoint that stands for a host: which node's.
+    pub host_of: Option<Arc<str>>,
+}
+
+impl Owned {
+    pub fn new(reference: ObjectRef, object: &Object) -> Self {
+        let host_of = match &object.spec {
+            Spec::Endpoint(spec) if spec.attach.host.is_some() => Some(spec.node.as_str().into()),
+            _ => None,
+        };
+        Self(Arc::new(Head { reference, host_of }))
+    }
+
+    pub fn of(object: &Object) -> Self {
+        Self::new(reference(object), object)
+    }
+}
+
+impl PartialEq for Owned {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.reference == other.0.reference
+    }
+}
+
+impl Eq for Owned {}
+
+impl fmt::Debug for Owned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.reference.fmt(f)
+    }
+}
+
+impl Owner for Owned {
+    fn token(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    fn reference(&self) -> ObjectRef {
+        self.0.reference.clone()
+    }
+}
+
+/// A rule that has a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RuleOrigin {
+    pub rule: RuleRef,
+    pub owner: Owned,
+}
 
 /// The compiled set's answer to "who wants this entry".
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Origins {
-    pub(crate) objects: Vec<ObjectInfo>,
-    /// (number, rule, object), sorted by number.
-    pub(crate) rules: Vec<(u32, RuleRef, ObjectId)>,
-    /// (class, object), sorted by class.
-    pub(crate) classes: Vec<(u32, ObjectId)>,
-    /// Filters with exceptions, each with its exceptions sorted.
-    pub(crate) exceptions: Arc<[(ObjectId, Vec<IpNet>)]>,
-    pub(crate) ipcache4: Table<Prefix4, ObjectId>,
-    pub(crate) ipcache6: Table<Prefix6, ObjectId>,
-    pub(crate) subjects: Vec<(u32, ObjectId)>,
-    pub(crate) endpoints: BTreeMap<IpAddr, ObjectId>,
-    pub(crate) interfaces: BTreeMap<InterfaceName, ObjectId>,
-    pub(crate) hooks: BTreeMap<HookKey, ObjectId>,
-    pub(crate) devices: BTreeMap<InterfaceName, ObjectId>,
-    pub(crate) settings: Option<ObjectId>,
+    pub(crate) inventory: Inventory,
+    pub(crate) rules: Table<u32, RuleOrigin>,
+    pub(crate) classes: Table<u32, Owned>,
+    /// What filters let through, with who says so.
+    pub(crate) exceptions: Table<(IpNet, ObjectRef), Owned>,
+    pub(crate) ipcache4: Table<Prefix4, Owned>,
+    pub(crate) ipcache6: Table<Prefix6, Owned>,
+    pub(crate) subjects: Table<u32, Owned>,
+    pub(crate) endpoints: Table<IpAddr, Owned>,
+    pub(crate) interfaces: Table<InterfaceName, Owned>,
+    pub(crate) hooks: Table<HookKey, Owned>,
+    pub(crate) devices: Table<InterfaceName, Owned>,
+    /// Endpoints of this node by number.
+    pub(crate) local: Table<u32, Owned>,
+    pub(crate) settings: Option<Owned>,
 }
 
-fn find<K: Ord + Copy, V: Copy>(list: &[(K, V)], key: K) -> Option<V> {
-    list.binary_search_by_key(&key, |(key, _)| *key).ok().map(|at| list[at].1)
+/// All but where objects stand.
+impl PartialEq for Origins {
+    fn eq(&self, other: &Self) -> bool {
+        self.rules == other.rules
+            && self.classes == other.classes
+            && self.exceptions == other.exceptions
+            && self.ipcache4 == other.ipcache4
+            && self.ipcache6 == other.ipcache6
+            && self.subjects == other.subjects
+            && self.endpoints == other.endpoints
+            && self.interfaces == other.interfaces
+            && self.hooks == other.hooks
+            && self.devices == other.devices
+            && self.local == other.local
+            && self.settings == other.settings
+    }
 }
+
+impl Eq for Origins {}
 
 /// The value on the side of the change that this provenance speaks for: the new one, or the one that goes.
 fn value<K, V>(change: &Change<K, V>) -> Option<&V> {
@@ -38,50 +112,71 @@ fn value<K, V>(change: &Change<K, V>) -> Option<&V> {
 impl Origins {
     /// Every rule with its number, ascending.
     pub fn rules(&self) -> impl Iterator<Item = (u32, &RuleRef)> {
-        self.rules.iter().map(|(number, rule, _)| (*number, rule))
+        self.rules.iter().map(|(number, origin)| (*number, &origin.rule))
     }
 
-    fn rule_entry(&self, rule: u32) -> Option<&(u32, RuleRef, ObjectId)> {
-        self.rules.binary_search_by_key(&rule, |(number, ..)| *number).ok().map(|at| &self.rules[at])
+    /// The same without the objects themselves, for messages.
+    pub fn without_places(&self) -> Self {
+        Self { inventory: Inventory::default(), ..self.clone() }
     }
 
-    fn prefilter(&self, class: Option<&u32>, net: impl Fn() -> IpNet) -> Option<ObjectId> {
+    fn prefilter(&self, class: Option<&u32>, net: impl Fn() -> IpNet) -> Option<&Owned> {
         match class {
             Some(0) | None => {
                 let net = net();
-                self.exceptions.iter().find(|(_, nets)| nets.binary_search(&net).is_ok()).map(|(object, _)| *object)
+                let nothing: Arc<str> = "".into();
+                let first = ObjectRef {
+                    api_version: nothing.clone(),
+                    kind: nothing.clone(),
+                    namespace: nothing.clone(),
+                    name: nothing,
+                };
+                let ((found, _), owner) = self.exceptions.from_key(&(net, first)).next()?;
+                (*found == net).then_some(owner)
             }
-            Some(class) => find(&self.classes, *class),
+            Some(class) => self.classes.get(class),
+        }
+    }
+
+    fn owned(&self, change: &AnyChange<'_>) -> Option<&Owned> {
+        match change {
+            AnyChange::Setting(_) => self.settings.as_ref(),
+            AnyChange::Interface(change) => self.interfaces.get(&change.key),
+            AnyChange::Endpoint(change) => self.endpoints.get(&change.key),
+            AnyChange::Ipcache4(change) => self.ipcache4.get(&change.key),
+            AnyChange::Ipcache6(change) => self.ipcache6.get(&change.key),
+            AnyChange::Subject(change) => self.subjects.get(&change.key),
+            AnyChange::Policy(change) => self.rules.get(&value(change)?.rule).map(|origin| &origin.owner),
+            AnyChange::Prefilter4(change) => self.prefilter(value(change), || change.key.to_ip_net()),
+            AnyChange::Prefilter6(change) => self.prefilter(value(change), || change.key.to_ip_net()),
+            AnyChange::Class(change) => self.classes.get(&change.key),
+            AnyChange::Device(change) => self.devices.get(&change.key),
+            AnyChange::Hook(change) => self.hooks.get(&change.key),
         }
     }
 }
 
 impl Provenance for Origins {
-    fn objects(&self) -> &[ObjectInfo] {
-        &self.objects
+    fn owner(&self, change: &AnyChange<'_>) -> Option<&dyn Owner> {
+        self.owned(change).map(|owned| owned as &dyn Owner)
     }
 
-    fn owner(&self, change: &AnyChange<'_>) -> Option<usize> {
-        let object = match change {
-            AnyChange::Setting(_) => self.settings,
-            AnyChange::Interface(change) => self.interfaces.get(&change.key).copied(),
-            AnyChange::Endpoint(change) => self.endpoints.get(&change.key).copied(),
-            AnyChange::Ipcache4(change) => self.ipcache4.get(&change.key).copied(),
-            AnyChange::Ipcache6(change) => self.ipcache6.get(&change.key).copied(),
-            AnyChange::Subject(change) => find(&self.subjects, change.key),
-            AnyChange::Policy(change) => {
-                value(change).and_then(|entry| self.rule_entry(entry.rule)).map(|(.., object)| *object)
-            }
-            AnyChange::Prefilter4(change) => self.prefilter(value(change), || change.key.to_ip_net()),
-            AnyChange::Prefilter6(change) => self.prefilter(value(change), || change.key.to_ip_net()),
-            AnyChange::Class(change) => find(&self.classes, change.key),
-            AnyChange::Device(change) => self.devices.get(&change.key).copied(),
-            AnyChange::Hook(change) => self.hooks.get(&change.key).copied(),
-        };
-        object.map(ObjectId::index)
+    fn place(&self, object: &ObjectRef) -> Option<(Arc<str>, usize)> {
+        let object = self.inventory.get(&key(object))?;
+        Some((Arc::clone(&object.origin.path), object.origin.line))
     }
 
     fn rule(&self, rule: u32) -> Option<&RuleRef> {
-        self.rule_entry(rule).map(|(_, rule, _)| rule)
+        self.rules.get(&rule).map(|origin| &origin.rule)
+    }
+}
+
+/// What an inventory knows the object by.
+pub fn key(object: &ObjectRef) -> ObjectKey {
+    ObjectKey {
+        group: object.api_version.split_once('/').map_or("", |(group, _)| group).into(),
+        kind: Arc::clone(&object.kind),
+        namespace: Arc::clone(&object.namespace),
+        name: Arc::clone(&object.name),
     }
 }

@@ -1,9 +1,12 @@
 //! Rules: what entries are counted under and explained by.
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use weir_plan::{Numbering, OutOfNumbers, RuleRef, Space};
+use weir_plan::{Numbering, ObjectRef, OutOfNumbers, RuleRef, Space, Table};
 
-use crate::objects::{ObjectId, Objects, numbering_key};
+use crate::{
+    objects::{ObjectId, Objects, numbering_key},
+    provenance::RuleOrigin,
+};
 
 /// A rule before it has a number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +18,11 @@ pub(crate) struct RuleKey {
 /// Place of a rule in the order of (object, path): of two rules that decide alike, the lower explains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RuleRank(pub u32);
+
+/// What a rule is numbered by.
+pub(crate) fn rule_key(object: &ObjectRef, path: &str) -> String {
+    format!("{}|{path}", numbering_key(object))
+}
 
 /// Every rule of this node, ranked and numbered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,13 +41,12 @@ impl Rules {
         keys.sort_unstable();
         keys.dedup();
         let mut numbers = Vec::with_capacity(keys.len());
-        let mut prefix: Option<(ObjectId, String)> = None;
         for key in &keys {
-            if prefix.as_ref().is_none_or(|(object, _)| *object != key.object) {
-                prefix = Some((key.object, numbering_key(objects.reference(key.object))));
-            }
-            let object = prefix.as_ref().map_or("", |(_, text)| text);
-            numbers.push(numbering.assign(Space::Rule, &format!("{object}|{}", key.path), sequence)?);
+            numbers.push(numbering.assign(
+                Space::Rule,
+                &rule_key(objects.reference(key.object), &key.path),
+                sequence,
+            )?);
         }
         Ok(Self { sorted: keys, numbers })
     }
@@ -55,16 +62,17 @@ impl Rules {
         self.numbers.get(rank.0 as usize).copied().unwrap_or(weir_abi::RULE_NONE)
     }
 
-    /// (number, rule, object), sorted by number.
-    pub fn by_number(&self, objects: &Objects<'_>) -> Vec<(u32, RuleRef, ObjectId)> {
+    /// The object behind each number.
+    pub fn owners(&self) -> BTreeMap<u32, ObjectId> {
+        self.numbers.iter().copied().zip(self.sorted.iter().map(|key| key.object)).collect()
+    }
+
+    pub fn by_number(&self, objects: &Objects<'_>) -> Table<u32, RuleOrigin> {
         let rules = self.numbers.iter().zip(&self.sorted);
-        let mut list: Vec<_> = rules
-            .map(|(number, key)| {
-                let rule = RuleRef { object: objects.reference(key.object).clone(), path: Arc::clone(&key.path) };
-                (*number, rule, key.object)
-            })
-            .collect();
-        list.sort_unstable_by_key(|(number, ..)| *number);
-        list
+        let origin = |key: &RuleKey| RuleOrigin {
+            rule: RuleRef { object: objects.reference(key.object).clone(), path: Arc::clone(&key.path) },
+            owner: objects.owner(key.object),
+        };
+        rules.map(|(number, key)| (*number, origin(key))).collect()
     }
 }

@@ -119,8 +119,8 @@ impl Compiled {
             None => (None, text),
         };
         let matches: Vec<_> = self
-            .endpoints
-            .iter()
+            .endpoints()
+            .into_iter()
             .filter(|one| &*one.object.name == name && namespace.is_none_or(|n| n == &*one.object.namespace))
             .collect();
         match matches.as_slice() {
@@ -188,17 +188,8 @@ impl Compiled {
             (Who::World, _) | (Who::Addresses(_), None) => world(&self.tables, v4),
             (Who::Addresses(_), Some(address)) => peer(&self.tables, address),
         };
-        let view = self.identities.binary_search_by_key(&identity, |view| view.number);
-        let endpoint = address.and_then(|address| {
-            let mut having = self.endpoints.iter().filter(|one| one.addresses.contains(&address));
-            having.next().map(|one| one.object.clone())
-        });
-        Party {
-            address,
-            identity,
-            labels: view.map(|at| self.identities[at].labels.clone()).unwrap_or_default(),
-            endpoint,
-        }
+        let labels = self.identities.get(&identity).map(|labels| BTreeMap::clone(labels)).unwrap_or_default();
+        Party { address, identity, labels, endpoint: address.and_then(|address| self.endpoint_at(address)) }
     }
 
     fn prefilter(&self, source: Option<IpAddr>, destination: Option<IpAddr>) -> Vec<PrefilterDecision> {

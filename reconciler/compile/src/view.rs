@@ -2,23 +2,18 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use weir_abi::identity;
-use weir_plan::{InterfaceName, ObjectRef};
+use weir_plan::{InterfaceName, ObjectRef, Owner, Prefix4, Prefix6, Space, Table};
+use weir_schema::{Object, Spec};
 
 use crate::{
+    Compiled,
     cidrs::CidrIdentities,
-    endpoint::LocalEndpoints,
-    identities::Identities,
-    nodes::{NodeIdentities, host_endpoint},
-    objects::Objects,
+    identities::{Identities, endpoint_key},
+    nodes::NodeIdentities,
+    objects::{numbering_key, reference},
+    provenance::Owned,
+    trace::peer,
 };
-
-/// An identity that a table may name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdentityView {
-    pub number: u32,
-    /// `reserved:…` and `cidr:…` labels for those that are no endpoint's.
-    pub labels: BTreeMap<String, String>,
-}
 
 /// An endpoint of any node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,68 +31,88 @@ pub struct EndpointView {
     pub interface: Option<InterfaceName>,
 }
 
-/// Sorted by number.
+/// Labels by number; `reserved:…` and `cidr:…` labels for those that are no endpoint's.
 pub(crate) fn identities(
     endpoints: &Identities<'_>,
     nodes: &NodeIdentities<'_>,
     cidrs: &CidrIdentities,
-) -> Vec<IdentityView> {
-    let reserved = |name: &str| (format!("reserved:{name}"), String::new());
-    let mut list = vec![
-        IdentityView { number: identity::HOST, labels: [reserved("host")].into() },
-        IdentityView { number: identity::WORLD, labels: [reserved("world")].into() },
-    ];
+) -> Table<u32, Arc<BTreeMap<String, String>>> {
+    let mut list = vec![(identity::HOST, reserved("host").into()), (identity::WORLD, reserved("world").into())];
     for (number, labels) in &nodes.remote {
         let own = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        list.push(IdentityView { number: *number, labels: own.chain([reserved("remote-node")]).collect() });
+        list.push((*number, Arc::new(own.chain(reserved("remote-node")).collect())));
     }
-    let mut cidr = |number: u32, net: String| {
-        let labels = match number {
-            identity::WORLD_IPV4 => [reserved("world-ipv4")].into(),
-            identity::WORLD_IPV6 => [reserved("world-ipv6")].into(),
-            _ => [reserved("world"), (format!("cidr:{net}"), String::new())].into(),
-        };
-        list.push(IdentityView { number, labels });
-    };
-    cidrs.v4.iter().for_each(|(net, number)| cidr(*number, net.to_string()));
-    cidrs.v6.iter().for_each(|(net, number)| cidr(*number, net.to_string()));
-    list.extend(
-        endpoints.endpoints.iter().map(|one| IdentityView { number: one.number, labels: endpoints.labels(one) }),
-    );
-    list.sort_by_key(|view| view.number);
-    list
+    list.extend(cidrs.v4.iter().map(|(net, number)| (*number, Arc::new(cidr_labels(*number, &net.to_string())))));
+    list.extend(cidrs.v6.iter().map(|(net, number)| (*number, Arc::new(cidr_labels(*number, &net.to_string())))));
+    list.extend(endpoints.endpoints.iter().map(|one| (one.number, Arc::new(endpoints.labels(one)))));
+    Table::from_unsorted(list)
 }
 
-/// In the order of the objects.
-pub(crate) fn endpoints(
-    objects: &Objects<'_>,
-    node: &str,
-    identities: &Identities<'_>,
-    nodes: &NodeIdentities<'_>,
-    local: &LocalEndpoints,
-    host_addresses: &[IpAddr],
-) -> Vec<EndpointView> {
-    let host_object = host_endpoint(objects, node).map(|item| item.id);
-    let mut locals = local.endpoints.iter().peekable();
-    let mut list = Vec::with_capacity(objects.endpoints.len());
-    for (item, id) in objects.endpoints.iter().zip(&identities.of_endpoint) {
-        let own = locals.next_if(|one| one.object == item.id);
-        let is_host = host_object == Some(item.id);
-        let identity = match id {
-            Some(id) => identities.endpoints[*id as usize].number,
-            None if item.spec.node == node => identity::HOST,
-            None => nodes.number(&item.spec.node),
-        };
-        list.push(EndpointView {
-            object: objects.reference(item.id).clone(),
-            node: item.spec.node.as_str().into(),
-            local: item.spec.node == node,
-            host: id.is_none(),
-            number: own.map_or(if is_host { local.host.number } else { 0 }, |one| one.number),
-            identity,
-            addresses: if is_host { host_addresses.to_vec() } else { item.spec.addresses.clone() },
-            interface: own.and_then(|one| one.interface.clone()),
-        });
+fn reserved(name: &str) -> BTreeMap<String, String> {
+    [(format!("reserved:{name}"), String::new())].into()
+}
+
+/// Of a prefix that policies mention.
+pub(crate) fn cidr_labels(number: u32, net: &str) -> BTreeMap<String, String> {
+    match number {
+        identity::WORLD_IPV4 => reserved("world-ipv4"),
+        identity::WORLD_IPV6 => reserved("world-ipv6"),
+        _ => {
+            let mut labels = reserved("world");
+            labels.insert(format!("cidr:{net}"), String::new());
+            labels
+        }
     }
-    list
+}
+
+impl Compiled {
+    /// Every node's endpoints, in the order of the objects. Goes through all of them.
+    pub fn endpoints(&self) -> Vec<EndpointView> {
+        let all = self.provenance.inventory.of_kind("weir", "Endpoint");
+        let mut views: Vec<EndpointView> = all.filter_map(|object| self.endpoint(&object)).collect();
+        views.sort_by(|a, b| a.object.cmp(&b.object));
+        views
+    }
+
+    /// Whose address it is.
+    pub fn endpoint_at(&self, address: IpAddr) -> Option<ObjectRef> {
+        let owner = match address {
+            IpAddr::V4(address) => self.provenance.ipcache4.get(&Prefix4::host(address)),
+            IpAddr::V6(address) => self.provenance.ipcache6.get(&Prefix6::host(address)),
+        };
+        owner.filter(|owner| &*owner.0.reference.kind == "Endpoint").map(Owner::reference)
+    }
+
+    /// An endpoint of this node.
+    pub fn endpoint_numbered(&self, number: u32) -> Option<ObjectRef> {
+        self.provenance.local.get(&number).map(Owner::reference)
+    }
+
+    fn endpoint(&self, object: &Arc<Object>) -> Option<EndpointView> {
+        let Spec::Endpoint(spec) = &object.spec else { return None };
+        let reference = reference(object);
+        let (local, host) = (*spec.node == *self.basis.node, spec.attach.host.is_some());
+        let key = numbering_key(&reference);
+        let number = self.basis.numbering.get(Space::Endpoint, &key).filter(|_| local).unwrap_or(0);
+        let identity = match host {
+            false => {
+                let key = endpoint_key(&object.metadata, spec);
+                self.basis.numbering.get(Space::Identity, &key).unwrap_or(identity::UNKNOWN)
+            }
+            true if local => identity::HOST,
+            true => spec.addresses.first().map_or(identity::REMOTE_NODE, |address| peer(&self.tables, *address)),
+        };
+        let own = |(_, owner): &&(InterfaceName, Owned)| owner.reference() == reference;
+        let interface = || self.provenance.interfaces.iter().find(own).map(|(name, _)| name.clone());
+        Some(EndpointView {
+            node: spec.node.as_str().into(),
+            local,
+            host,
+            number,
+            identity,
+            addresses: if host && local { self.host_addresses.clone() } else { spec.addresses.clone() },
+            interface: if local && !host { interface() } else { None },
+            object: reference,
+        })
+    }
 }

@@ -4,34 +4,38 @@ use std::collections::BTreeMap;
 use weir_abi::{InterfaceInfo, SIDE_DESTINATION, SIDE_SOURCE, interface_flags};
 use weir_plan::{Hook, HookKey, HookState, InterfaceFacts, InterfaceName, Table, Wiring};
 
-use crate::{
-    cidr_filter::{Placement, PrefilterTables},
-    endpoint::LocalEndpoints,
-    objects::ObjectId,
-};
+use crate::{cidr_filter::Placement, endpoint::LocalEndpoints, objects::ObjectId};
 
 /// The `interfaces` table, hooks and devices, and the object behind each interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wired {
     pub interfaces: Table<InterfaceName, InterfaceInfo>,
     pub wiring: Wiring,
-    pub owners: BTreeMap<HookKey, ObjectId>,
-    pub interface_owners: BTreeMap<InterfaceName, ObjectId>,
+    pub owners: BTreeMap<HookKey, HookOwner>,
+    pub interface_owners: BTreeMap<InterfaceName, HookOwner>,
+}
+
+/// What a hook is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HookOwner {
+    Object(ObjectId),
+    /// The first policy that selects the host.
+    HostPolicy,
 }
 
 pub(crate) fn wire(
     endpoints: &LocalEndpoints,
     placement: &Placement,
-    prefilter: &PrefilterTables,
+    used_columns: &[bool],
     network: &[&InterfaceFacts],
-    host_policy: Option<ObjectId>,
+    host_policy: bool,
     tc: HookState,
 ) -> Wired {
     let mut interfaces: BTreeMap<InterfaceName, InterfaceInfo> = BTreeMap::new();
-    let mut hooks: Vec<(HookKey, HookState, ObjectId)> = Vec::new();
+    let mut hooks: Vec<(HookKey, HookState, HookOwner)> = Vec::new();
     let mut owners = BTreeMap::new();
     let mut devices = Vec::new();
-    let mut hook = |interface: &InterfaceName, hook: Hook, state: HookState, owner: ObjectId| {
+    let mut hook = |interface: &InterfaceName, hook: Hook, state: HookState, owner: HookOwner| {
         hooks.push((HookKey { interface: interface.clone(), hook }, state, owner));
     };
 
@@ -47,29 +51,29 @@ pub(crate) fn wire(
             info.flags |= interface_flags::CHECK_SOURCE;
             devices.push((name.clone(), device.clone()));
         }
-        owners.insert(name.clone(), endpoint.object);
-        hook(name, Hook::FromEndpoint, tc, endpoint.object);
-        hook(name, Hook::ToEndpoint, tc, endpoint.object);
+        owners.insert(name.clone(), HookOwner::Object(endpoint.object));
+        hook(name, Hook::FromEndpoint, tc, HookOwner::Object(endpoint.object));
+        hook(name, Hook::ToEndpoint, tc, HookOwner::Object(endpoint.object));
     }
     for device in &placement.devices {
         let info = interfaces.entry(device.name.clone()).or_default();
         info.prefilter_group = device.group;
-        let used = |side| prefilter.used_columns[device.group as usize * 2 + side];
+        let used = |side| used_columns[device.group as usize * 2 + side];
         if used(SIDE_SOURCE) {
             info.flags |= interface_flags::PREFILTER_SOURCE;
         }
         if used(SIDE_DESTINATION) {
             info.flags |= interface_flags::PREFILTER_DESTINATION;
         }
-        owners.entry(device.name.clone()).or_insert(device.object);
-        hook(&device.name, Hook::XdpIngress, HookState::Xdp(device.mode), device.object);
+        owners.entry(device.name.clone()).or_insert(HookOwner::Object(device.object));
+        hook(&device.name, Hook::XdpIngress, HookState::Xdp(device.mode), HookOwner::Object(device.object));
     }
-    if let Some(policy) = host_policy {
+    if host_policy {
         for device in network {
             interfaces.entry(device.name.clone()).or_default().flags |= interface_flags::NETWORK;
-            owners.entry(device.name.clone()).or_insert(policy);
-            hook(&device.name, Hook::FromNetwork, tc, policy);
-            hook(&device.name, Hook::ToNetwork, tc, policy);
+            owners.entry(device.name.clone()).or_insert(HookOwner::HostPolicy);
+            hook(&device.name, Hook::FromNetwork, tc, HookOwner::HostPolicy);
+            hook(&device.name, Hook::ToNetwork, tc, HookOwner::HostPolicy);
         }
     }
 

@@ -19,15 +19,15 @@ fn shown(set: &Compiled) -> String {
     let (tables, wiring) = (Tables::default().diff(&set.tables), Wiring::default().diff(&set.wiring));
     for change in tables.changes().chain(wiring.changes()) {
         let (key, _, value) = change.show();
-        let owner = set.provenance.owner(&change).map(|index| set.provenance.objects()[index].object.to_string());
+        let owner = set.provenance.owner(&change).map(|owner| owner.reference().to_string());
         let owner = owner.unwrap_or_else(|| "the node".to_owned());
         line(format!("{} | {key} | {} | {owner}", change.table(), value.unwrap_or_default()));
     }
     for (number, rule) in set.provenance.rules() {
         line(format!("rule | {number} | {} | {}", rule.path, rule.object));
     }
-    for one in &set.identities {
-        line(format!("identity | {} | {:?}", one.number, one.labels));
+    for (number, labels) in &set.identities {
+        line(format!("identity | {number} | {labels:?}"));
     }
     for one in &set.pending {
         line(format!("pending | {} | {}: {}", one.object, one.code, one.message));

@@ -23,12 +23,12 @@ mod wiring;
 
 pub use datapath::{Datapath, DatapathError, Observed};
 pub use facts::{InterfaceFacts, NetnsFacts, NodeFacts};
-pub use numbering::{NumberSpace, Numbering, OutOfNumbers, Space};
-pub use object::{ObjectInfo, ObjectRef, Pending, Provenance, RuleRef};
+pub use numbering::{Numbering, OutOfNumbers, Space};
+pub use object::{ObjectRef, Owner, Pending, Provenance, RuleRef};
 pub use plan::{Action, ObjectChange, Plan, Summary, Target};
 pub use prefix::{Prefix4, Prefix6};
 pub use show::Show;
 pub use store::{Commit, FileRef, Journal, Operation, Phase, Store, StoreError, Suspension};
-pub use table::{Change, Table};
+pub use table::{Change, Iter, Table};
 pub use tables::{AnyChange, Capacity, Delta, Tables, TablesDelta};
 pub use wiring::{Device, Hook, HookKey, HookState, InterfaceName, Wiring, WiringDelta, XdpAttach};

@@ -1,15 +1,17 @@
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Table;
+
 /// Numbers that tables need for things that manifests name, kept in the store so that they survive restarts: the same
-/// manifests then give the same tables.
+/// manifests then give the same tables. Cheap to clone.
 ///
 /// A key that is no longer used keeps its number until [`Numbering::retire`] has been called with a sequence two
 /// commits later: both sides may still speak of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbering {
-    spaces: BTreeMap<Space, NumberSpace>,
+    spaces: [NumberSpace; Space::ALL.len()],
 }
 
 /// What is numbered.
@@ -44,21 +46,27 @@ impl Space {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NumberSpace {
-    numbers: BTreeMap<Arc<str>, Assigned>,
-    /// Returned numbers, ascending.
-    free: std::collections::BTreeSet<u32>,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct NumberSpace {
+    numbers: Table<Arc<str>, Assigned>,
+    /// Keys that no set uses any more, by the last commit that did.
+    idle: Table<(u64, Arc<str>), ()>,
+    /// Returned numbers.
+    free: Table<u32, ()>,
     /// One past the highest number that was ever given out, 0 when none was.
     next: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Assigned {
     number: u32,
-    /// The last commit that used it.
+    /// `IN_USE`, or the last commit that used it.
     used: u64,
+    /// The last compilation of a whole set that asked for it.
+    seen: u64,
 }
+
+const IN_USE: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfNumbers(pub Space);
@@ -72,16 +80,23 @@ impl fmt::Display for OutOfNumbers {
 impl std::error::Error for OutOfNumbers {}
 
 impl Numbering {
-    /// The number of `key`, given out now if it has none; marks it as used by commit `sequence`.
+    /// The number of `key`, given out now if it has none; marks it as used, by commit `sequence` and until
+    /// [`Self::release`] or [`Self::release_unseen`].
     pub fn assign(&mut self, space: Space, key: &str, sequence: u64) -> Result<u32, OutOfNumbers> {
         let (first, last) = space.range();
-        let numbers = self.spaces.entry(space).or_default();
-        if let Some(assigned) = numbers.numbers.get_mut(key) {
-            assigned.used = assigned.used.max(sequence);
+        let numbers = &mut self.spaces[space as usize];
+        let key: Arc<str> = key.into();
+        if let Some(assigned) = numbers.numbers.get(&key).copied() {
+            if assigned.used != IN_USE || assigned.seen != sequence {
+                if assigned.used != IN_USE {
+                    numbers.idle.remove(&(assigned.used, key.clone()));
+                }
+                numbers.numbers.insert(key, Assigned { used: IN_USE, seen: sequence, ..assigned });
+            }
             return Ok(assigned.number);
         }
-        let number = match numbers.free.pop_first() {
-            Some(number) => number,
+        let number = match numbers.free.first() {
+            Some((number, ())) => *number,
             None => {
                 let number = numbers.next.max(first);
                 if number > last {
@@ -91,58 +106,86 @@ impl Numbering {
                 number
             }
         };
-        numbers.numbers.insert(key.into(), Assigned { number, used: sequence });
+        numbers.free.remove(&number);
+        numbers.numbers.insert(key, Assigned { number, used: IN_USE, seen: sequence });
         Ok(number)
     }
 
+    /// The set of commit `sequence` does not use `key` any more.
+    pub fn release(&mut self, space: Space, key: &str, sequence: u64) {
+        let numbers = &mut self.spaces[space as usize];
+        let key: Arc<str> = key.into();
+        let Some(assigned) = numbers.numbers.get(&key).copied().filter(|assigned| assigned.used == IN_USE) else {
+            return;
+        };
+        let used = sequence.saturating_sub(1);
+        numbers.numbers.insert(key.clone(), Assigned { used, ..assigned });
+        numbers.idle.insert((used, key), ());
+    }
+
+    /// After a whole set was compiled as commit `sequence`: what it did not ask for is not used any more.
+    pub fn release_unseen(&mut self, sequence: u64) {
+        for space in Space::ALL {
+            let unseen: Vec<Arc<str>> = self.spaces[space as usize]
+                .numbers
+                .iter()
+                .filter(|(_, assigned)| assigned.used == IN_USE && assigned.seen != sequence)
+                .map(|(key, _)| key.clone())
+                .collect();
+            unseen.iter().for_each(|key| self.release(space, key, sequence));
+        }
+    }
+
     pub fn get(&self, space: Space, key: &str) -> Option<u32> {
-        self.spaces.get(&space)?.numbers.get(key).map(|assigned| assigned.number)
+        self.spaces[space as usize].numbers.get(&Arc::from(key)).map(|assigned| assigned.number)
     }
 
     /// One past the highest number in use, for tables that are indexed by it.
     pub fn bound(&self, space: Space) -> u32 {
-        self.spaces.get(&space).map_or(0, |numbers| numbers.next)
+        self.spaces[space as usize].next
     }
 
     pub fn iter(&self, space: Space) -> impl Iterator<Item = (&str, u32)> {
-        self.spaces
-            .get(&space)
-            .into_iter()
-            .flat_map(|numbers| numbers.numbers.iter().map(|(key, a)| (&**key, a.number)))
+        self.spaces[space as usize].numbers.iter().map(|(key, assigned)| (&**key, assigned.number))
+    }
+
+    /// What was given out (`Some`), changed or freed (`None`) in `space` since `former`.
+    pub fn changes_since(&self, former: &Self, space: Space) -> Vec<(Arc<str>, Option<u32>, Option<u32>)> {
+        let diff = former.spaces[space as usize].numbers.diff(&self.spaces[space as usize].numbers);
+        let number = |assigned: Option<Assigned>| assigned.map(|assigned| assigned.number);
+        let changes = diff.into_iter().map(|change| (change.key, number(change.from), number(change.to)));
+        changes.filter(|(_, from, to)| from != to).collect()
     }
 
     /// Takes back what a store kept of one space: the numbers, and what [`Self::bound`] said. Which commit used a key
-    /// last is not kept, so all count as used by commit `sequence`.
-    pub fn restore(
-        &mut self,
-        space: Space,
-        bound: u32,
-        numbers: impl IntoIterator<Item = (Arc<str>, u32)>,
-        sequence: u64,
-    ) {
-        let numbers: BTreeMap<Arc<str>, Assigned> =
-            numbers.into_iter().map(|(key, number)| (key, Assigned { number, used: sequence })).collect();
+    /// last is not kept: all count as used until a set was compiled.
+    pub fn restore(&mut self, space: Space, bound: u32, numbers: impl IntoIterator<Item = (Arc<str>, u32)>) {
+        let numbers: Table<Arc<str>, Assigned> =
+            numbers.into_iter().map(|(key, number)| (key, Assigned { number, used: IN_USE, seen: 0 })).collect();
         let mut free = std::collections::BTreeSet::new();
         if space.reuses() && bound > 0 {
             free.extend(space.range().0..bound);
-            numbers.values().for_each(|assigned| {
+            for (_, assigned) in &numbers {
                 free.remove(&assigned.number);
-            });
+            }
         }
-        self.spaces.insert(space, NumberSpace { numbers, free, next: bound });
+        let free = free.into_iter().map(|number| (number, ())).collect();
+        self.spaces[space as usize] = NumberSpace { numbers, idle: Table::new(), free, next: bound };
     }
 
     /// Frees what no commit from `oldest` on has used.
     pub fn retire(&mut self, oldest: u64) {
-        for (space, numbers) in &mut self.spaces {
-            let free = &mut numbers.free;
-            numbers.numbers.retain(|_, assigned| {
-                let keep = assigned.used >= oldest;
-                if !keep && space.reuses() {
-                    free.insert(assigned.number);
+        for space in Space::ALL {
+            let numbers = &mut self.spaces[space as usize];
+            let due: Vec<(u64, Arc<str>)> =
+                numbers.idle.iter().map(|(key, ())| key).take_while(|(used, _)| *used < oldest).cloned().collect();
+            for key in due {
+                numbers.idle.remove(&key);
+                let Some(assigned) = numbers.numbers.remove(&key.1) else { continue };
+                if space.reuses() {
+                    numbers.free.insert(assigned.number, ());
                 }
-                keep
-            });
+            }
         }
     }
 }
@@ -156,12 +199,26 @@ mod tests {
         let mut numbering = Numbering::default();
         let web = numbering.assign(Space::Identity, "app=web", 1)?;
         assert_eq!(web, 256);
+        numbering.release_unseen(1);
+        numbering.retire(1);
+        assert_ne!(numbering.assign(Space::Identity, "app=db", 2)?, web);
+        numbering.release_unseen(2);
         numbering.retire(1);
         assert_eq!(numbering.get(Space::Identity, "app=web"), Some(web));
-        assert_ne!(numbering.assign(Space::Identity, "app=db", 2)?, web);
         numbering.retire(2);
         assert_eq!(numbering.get(Space::Identity, "app=web"), None);
         assert_eq!(numbering.assign(Space::Identity, "app=new", 3)?, web, "the freed number is used again");
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_released_and_asked_for_again_keeps_its_number() -> Result<(), OutOfNumbers> {
+        let mut numbering = Numbering::default();
+        let web = numbering.assign(Space::Identity, "app=web", 1)?;
+        numbering.release(Space::Identity, "app=web", 2);
+        assert_eq!(numbering.assign(Space::Identity, "app=web", 3)?, web);
+        numbering.retire(100);
+        assert_eq!(numbering.get(Space::Identity, "app=web"), Some(web), "it is in use");
         Ok(())
     }
 
@@ -172,17 +229,20 @@ mod tests {
             before.assign(Space::Identity, key, 1)?;
             before.assign(Space::Incarnation, key, 1)?;
         }
-        before.assign(Space::Identity, "c", 2)?;
-        before.assign(Space::Identity, "a", 2)?;
+        before.release(Space::Identity, "b", 2);
+        before.release(Space::Incarnation, "b", 2);
         before.retire(2);
         let mut after = Numbering::default();
         for space in [Space::Identity, Space::Incarnation] {
             let numbers: Vec<_> = before.iter(space).map(|(key, number)| (key.into(), number)).collect();
-            after.restore(space, before.bound(space), numbers, 2);
+            after.restore(space, before.bound(space), numbers);
         }
-        assert_eq!(after, before);
+        for space in [Space::Identity, Space::Incarnation] {
+            assert!(after.changes_since(&before, space).is_empty());
+        }
         assert_eq!(after.assign(Space::Identity, "d", 3)?, 257, "the number that b gave back");
-        assert_eq!(after.assign(Space::Incarnation, "a", 3)?, 4);
+        assert_eq!(after.assign(Space::Incarnation, "a", 3)?, 1);
+        assert_eq!(after.assign(Space::Incarnation, "b", 3)?, 4, "never used twice");
         Ok(())
     }
 
@@ -190,6 +250,7 @@ mod tests {
     fn an_incarnation_is_never_used_twice() -> Result<(), OutOfNumbers> {
         let mut numbering = Numbering::default();
         let first = numbering.assign(Space::Incarnation, "a", 1)?;
+        numbering.release(Space::Incarnation, "a", 2);
         numbering.retire(2);
         assert_ne!(numbering.assign(Space::Incarnation, "a", 3)?, first);
         Ok(())

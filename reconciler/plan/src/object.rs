@@ -20,17 +20,6 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// An object and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectInfo {
-    pub object: ObjectRef,
-    /// Equal hashes, equal meaning.
-    pub hash: [u8; 32],
-    pub file: Arc<str>,
-    /// From 1.
-    pub line: usize,
-}
-
 /// What a rule number stands for: never a line, so that a comment above a rule changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleRef {
@@ -48,14 +37,22 @@ pub struct Pending {
     pub message: String,
 }
 
+/// The object behind an entry.
+pub trait Owner {
+    /// Equal for one object of one side. Cheap: half a million entries have one owner, and are asked one by one.
+    fn token(&self) -> usize;
+
+    fn reference(&self) -> ObjectRef;
+}
+
 /// Where entries come from. The compiler's result implements it.
 pub trait Provenance {
-    /// Every object, sorted by its reference.
-    fn objects(&self) -> &[ObjectInfo];
+    /// The object behind an entry as it stands on this side of the change, `None` for what belongs to the node as a
+    /// whole.
+    fn owner(&self, change: &AnyChange<'_>) -> Option<&dyn Owner>;
 
-    /// Index into [`Self::objects`] of the object behind an entry as it stands on this side of the change, `None` for
-    /// what belongs to the node as a whole.
-    fn owner(&self, change: &AnyChange<'_>) -> Option<usize>;
+    /// File and line of an object of this side.
+    fn place(&self, object: &ObjectRef) -> Option<(Arc<str>, usize)>;
 
     /// What a rule number stands for.
     fn rule(&self, rule: u32) -> Option<&RuleRef>;

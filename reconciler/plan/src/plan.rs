@@ -7,7 +7,7 @@ use std::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{Change, Delta, ObjectRef, Observed, Provenance, Tables, TablesDelta, Wiring, WiringDelta};
+use crate::{Delta, ObjectRef, Observed, Owner, Provenance, Tables, TablesDelta, Wiring, WiringDelta};
 
 /// A state to compare: the tables and the wiring of one revision, and where its entries come from.
 #[derive(Clone, Copy)]
@@ -79,8 +79,14 @@ pub struct Summary {
 
 impl Plan {
     /// The three-way difference. `applied` is `None` on a cold start or after the store was lost: then nothing is
-    /// drift. `live` is `None` where the kernel holds nothing.
-    pub fn new(desired: Target<'_>, applied: Option<Target<'_>>, live: Option<&Observed>) -> Self {
+    /// drift. `live` is `None` where the kernel holds nothing. `objects` are those that are not what they were, whether
+    /// or not an entry tells of it.
+    pub fn new(
+        desired: Target<'_>,
+        applied: Option<Target<'_>>,
+        live: Option<&Observed>,
+        objects: &[(ObjectRef, Action)],
+    ) -> Self {
         let nothing = (Tables::default(), Wiring::default());
         let live_active = live.map_or(&nothing.0, Observed::active);
         let live_standby = live.map_or(&nothing.0, Observed::standby);
@@ -116,7 +122,7 @@ impl Plan {
             applied,
             changed_tables.as_ref().unwrap_or(&active),
             changed_wiring.as_ref().unwrap_or(&wiring),
-            cold,
+            objects,
         );
 
         let mut summary =
@@ -165,37 +171,18 @@ fn object_changes(
     applied: Option<Target<'_>>,
     tables: &TablesDelta,
     wiring: &WiringDelta,
-    cold: bool,
+    objects: &[(ObjectRef, Action)],
 ) -> Vec<ObjectChange> {
-    let mut by_object: BTreeMap<Option<ObjectRef>, ObjectChange> = BTreeMap::new();
-
-    let old = applied.filter(|_| !cold).map_or(&[][..], |applied| applied.provenance.objects());
-    let new = desired.provenance.objects();
-    let table = |objects: &[crate::ObjectInfo]| -> crate::Table<ObjectRef, (Arc<str>, usize, [u8; 32])> {
-        objects.iter().map(|info| (info.object.clone(), (info.file.clone(), info.line, info.hash))).collect()
-    };
-    let (old, new) = (table(old), table(new));
-    // A move to another line or file is no change of the object.
-    let meaning = |table: &crate::Table<ObjectRef, (Arc<str>, usize, [u8; 32])>| -> crate::Table<ObjectRef, [u8; 32]> {
-        table.iter().map(|(object, place)| (object.clone(), place.2)).collect()
-    };
     let place = |object: &ObjectRef| {
-        new.get(object).or_else(|| old.get(object)).map_or(("".into(), 0), |(file, line, _)| (file.clone(), *line))
+        let former = || applied.and_then(|applied| applied.provenance.place(object));
+        desired.provenance.place(object).or_else(former).unwrap_or(("".into(), 0))
     };
-    if applied.is_some() || cold {
-        for Change { key, from, to } in meaning(&old).diff(&meaning(&new)) {
-            let action = match (from, to) {
-                (None, _) => Action::Create,
-                (_, None) => Action::Delete,
-                _ => Action::Update,
-            };
-            let (file, line) = place(&key);
-            by_object.insert(
-                Some(key.clone()),
-                ObjectChange { object: Some(key), action, file, line, entries: Delta::default() },
-            );
-        }
-    }
+    let changed = |(object, action): &(ObjectRef, Action)| {
+        let (file, line) = place(object);
+        let object = Some(object.clone());
+        (object.clone(), ObjectChange { object, action: *action, file, line, entries: Delta::default() })
+    };
+    let mut by_object: BTreeMap<Option<ObjectRef>, ObjectChange> = objects.iter().map(changed).collect();
 
     // Runs of entries have one owner, and a large list is one run: no search for every entry.
     let mut last: Option<(Action, Option<usize>, &mut ObjectChange)> = None;
@@ -206,10 +193,11 @@ fn object_changes(
             _ => (Action::Create, Some(desired)),
         };
         let owner = target.and_then(|target| target.provenance.owner(&change));
+        let token = owner.map(Owner::token);
         let changed = match last.take() {
-            Some((last_side, last_owner, changed)) if last_side == side && last_owner == owner => changed,
+            Some((last_side, last_token, changed)) if last_side == side && last_token == token => changed,
             _ => {
-                let object = target.zip(owner).map(|(target, index)| target.provenance.objects()[index].object.clone());
+                let object = owner.map(Owner::reference);
                 by_object.entry(object.clone()).or_insert_with(|| {
                     let (file, line) = object.as_ref().map_or(("".into(), 0), place);
                     ObjectChange { object, action: Action::Update, file, line, entries: Delta::default() }
@@ -217,7 +205,7 @@ fn object_changes(
             }
         };
         changed.entries.push(change);
-        last = Some((side, owner, changed));
+        last = Some((side, token, changed));
     }
     by_object.into_values().collect()
 }
@@ -272,20 +260,36 @@ mod tests {
     use weir_abi::{Generation, PolicyEntry, PolicyKey, Side, TupleClass, policy_verdict};
 
     use super::*;
-    use crate::{AnyChange, Capacity, ObjectInfo, RuleRef};
+    use crate::{AnyChange, Capacity, RuleRef};
 
     /// Rule `n` belongs to the n-th object.
-    #[derive(Default)]
-    struct Rules(Vec<ObjectInfo>);
+    #[derive(Clone, Default)]
+    struct Rules(Vec<Known>);
 
-    impl Provenance for Rules {
-        fn objects(&self) -> &[ObjectInfo] {
-            &self.0
+    #[derive(Clone, PartialEq)]
+    struct Known {
+        object: ObjectRef,
+        hash: u8,
+    }
+
+    impl Owner for Known {
+        fn token(&self) -> usize {
+            std::ptr::from_ref(self).addr()
         }
 
-        fn owner(&self, change: &AnyChange<'_>) -> Option<usize> {
+        fn reference(&self) -> ObjectRef {
+            self.object.clone()
+        }
+    }
+
+    impl Provenance for Rules {
+        fn owner(&self, change: &AnyChange<'_>) -> Option<&dyn Owner> {
             let AnyChange::Policy(change) = change else { return None };
-            change.to.or(change.from).map(|entry| entry.rule as usize)
+            change.to.or(change.from).map(|entry| &self.0[entry.rule as usize] as &dyn Owner)
+        }
+
+        fn place(&self, object: &ObjectRef) -> Option<(Arc<str>, usize)> {
+            self.0.iter().any(|known| known.object == *object).then(|| ("a.yaml".into(), 1))
         }
 
         fn rule(&self, _: u32) -> Option<&RuleRef> {
@@ -293,18 +297,27 @@ mod tests {
         }
     }
 
-    fn object(name: &str, hash: u8) -> ObjectInfo {
-        ObjectInfo {
+    fn object(name: &str, hash: u8) -> Known {
+        Known {
             object: ObjectRef {
                 api_version: "weir/v1alpha1".into(),
                 kind: "NetworkPolicy".into(),
                 namespace: "default".into(),
                 name: name.into(),
             },
-            hash: [hash; 32],
-            file: "a.yaml".into(),
-            line: 1,
+            hash,
         }
+    }
+
+    fn changed(from: &Rules, to: &Rules) -> Vec<(ObjectRef, Action)> {
+        let find = |rules: &Rules, object| rules.0.iter().find(|known| known.object == object).cloned();
+        let gone = from.0.iter().filter(|known| find(to, known.object.clone()).is_none());
+        let gone = gone.map(|known| (known.object.clone(), Action::Delete));
+        let here = to.0.iter().filter_map(|known| match find(from, known.object.clone()) {
+            None => Some((known.object.clone(), Action::Create)),
+            Some(former) => (former.hash != known.hash).then(|| (known.object.clone(), Action::Update)),
+        });
+        gone.chain(here).collect()
     }
 
     fn tables(ports: &[(u16, u32)]) -> Tables {
@@ -326,15 +339,12 @@ mod tests {
 
     fn plan(desired: (&Tables, &Rules), applied: (&Tables, &Rules), live: Option<&Observed>) -> Plan {
         let wiring = Wiring::default();
-        let target = |(tables, rules): (&'_ Tables, &'_ Rules)| -> (Tables, Vec<ObjectInfo>) {
-            (tables.clone(), rules.0.clone())
-        };
-        let (desired, applied) = (target(desired), target(applied));
-        let (desired_rules, applied_rules) = (Rules(desired.1), Rules(applied.1));
+        let former = if live.is_some() { applied.1.clone() } else { Rules::default() };
         Plan::new(
-            Target { tables: &desired.0, wiring: &wiring, provenance: &desired_rules },
-            Some(Target { tables: &applied.0, wiring: &wiring, provenance: &applied_rules }),
+            Target { tables: desired.0, wiring: &wiring, provenance: desired.1 },
+            Some(Target { tables: applied.0, wiring: &wiring, provenance: applied.1 }),
             live,
+            &changed(&former, desired.1),
         )
     }
 

@@ -151,7 +151,7 @@ impl Lab {
             plant(&mut tables);
         }
         self.switch_to(tables);
-        Some(Installed { set, objects: meant.objects().cloned().collect(), compiled })
+        Some(Installed { set, objects: meant.objects().collect(), compiled })
     }
 
     fn compile(&mut self, set: &Generated, inventory: &Inventory) -> Compiled {

@@ -88,8 +88,8 @@ impl<L: Lines> Tree<L> {
         header.0[prefix::HEADER_FORMAT as usize] = prefix::FORMAT;
         header.0[prefix::HEADER_BUILT as usize] = (v4.len() + v6.len()) as u32;
         self.lines.set_line(0, header);
-        self.build_family(v4.as_slice())?;
-        self.build_family(v6.as_slice())
+        self.build_family(&v4.iter().copied().collect::<Vec<_>>())?;
+        self.build_family(&v6.iter().copied().collect::<Vec<_>>())
     }
 
     /// Applies changes; on [`TreeFull`] some are made, and making all of them again elsewhere is fine.

@@ -50,7 +50,7 @@ pub fn set(manifests: &str) -> Set {
     let bytes: Arc<[u8]> = format!("{CLUSTER}---\n{manifests}").into_bytes().into();
     let file = File { path: "test.yaml".into(), bytes, hash: ContentHash([0; 32]) };
     let objects = match parse(&[file], &Options::default()) {
-        Ok(inventory) => inventory.objects().cloned().collect(),
+        Ok(inventory) => inventory.objects().collect(),
         Err(errors) => panic!("{manifests}\n{errors:?}"),
     };
     Set { objects, host: vec!["192.0.2.9".parse().expect("an address")] }

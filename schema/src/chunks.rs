@@ -1,0 +1,248 @@
+//! A sorted list that shares what did not change with the lists it was made from.
+use std::{cmp::Ordering, sync::Arc};
+
+/// The order of a list's elements.
+pub(crate) trait Sorted {
+    fn order(&self, other: &Self) -> Ordering;
+}
+
+impl<T: Ord> Sorted for T {
+    fn order(&self, other: &Self) -> Ordering {
+        self.cmp(other)
+    }
+}
+
+/// A change copies this many elements, and one pointer for this many of the rest.
+const MOST: usize = 512;
+const USUAL: usize = 256;
+const LEAST: usize = 64;
+
+/// Elements in order, in pieces that are shared between versions. Equal ones may stand side by side.
+#[derive(Debug)]
+pub(crate) struct Chunks<T> {
+    /// None is empty.
+    chunks: Vec<Arc<[T]>>,
+    len: usize,
+}
+
+impl<T> Default for Chunks<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), len: 0 }
+    }
+}
+
+impl<T> Clone for Chunks<T> {
+    fn clone(&self) -> Self {
+        Self { chunks: self.chunks.clone(), len: self.len }
+    }
+}
+
+impl<T> Chunks<T> {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter())
+    }
+
+    /// The elements from the first that `before` does not hold for.
+    pub fn from(&self, before: impl Fn(&T) -> bool) -> impl Iterator<Item = &T> {
+        // The chunk before the first that begins too late may hold the place.
+        let at = self.chunks.partition_point(|chunk| before(&chunk[0])).saturating_sub(1);
+        let within = self.chunks.get(at).map_or(0, |chunk| chunk.partition_point(&before));
+        self.chunks[at.min(self.chunks.len())..].iter().flat_map(|chunk| chunk.iter()).skip(within)
+    }
+
+    pub fn find(&self, order: impl Fn(&T) -> Ordering) -> Option<&T> {
+        self.from(|element| order(element).is_lt()).next().filter(|element| order(element).is_eq())
+    }
+}
+
+impl<T: Sorted + Clone> Chunks<T> {
+    /// The elements that are not the same in `to`, each with what stands there instead. What both share is not looked
+    /// at. Of equal elements of one list only the first counts.
+    pub fn difference(&self, to: &Self, same: impl Fn(&T, &T) -> bool) -> Vec<(Option<T>, Option<T>)> {
+        let mut found = Vec::new();
+        let (mut old, mut new) = (Cursor::new(self), Cursor::new(to));
+        loop {
+            while let (0, 0, Some(a), Some(b)) = (old.at, new.at, old.chunks.first(), new.chunks.first())
+                && Arc::ptr_eq(a, b)
+            {
+                (old.chunks, new.chunks) = (&old.chunks[1..], &new.chunks[1..]);
+            }
+            match (old.peek(), new.peek()) {
+                (None, None) => return found,
+                (Some(a), Some(b)) if a.order(b).is_eq() => {
+                    if !same(a, b) {
+                        found.push((Some(a.clone()), Some(b.clone())));
+                    }
+                    old.step();
+                    new.step();
+                }
+                (Some(a), b) if b.is_none_or(|b| a.order(b).is_lt()) => {
+                    found.push((Some(a.clone()), None));
+                    old.step();
+                }
+                (_, b) => {
+                    found.push((None, b.cloned()));
+                    new.step();
+                }
+            }
+        }
+    }
+
+    /// Without `removed`, and with `added`, both sorted; `true` when an added element was there already, or twice.
+    pub fn edit(&self, removed: &[T], added: Vec<T>) -> (Self, bool) {
+        let mut edited =
+            Edited { chunks: Vec::with_capacity(self.chunks.len() + added.len() / USUAL + 1), clash: false };
+        let mut removed = removed.iter().peekable();
+        let mut added = added.into_iter().peekable();
+        let mut at = 0;
+        while at < self.chunks.len() {
+            let next = match (removed.peek(), added.peek()) {
+                (None, None) => break,
+                (Some(one), None) => one,
+                (None, Some(one)) => one,
+                (Some(gone), Some(new)) if gone.order(new).is_lt() => gone,
+                (_, Some(new)) => new,
+            };
+            let target = at + self.chunks[at + 1..].partition_point(|chunk| chunk[0].order(next).is_le());
+            edited.chunks.extend(self.chunks[at..target].iter().cloned());
+            let end = self.chunks.get(target + 1).map(|chunk| &chunk[0]);
+            let mut merged = Vec::with_capacity(self.chunks[target].len() + 1);
+            for element in self.chunks[target].iter() {
+                while let Some(new) = added.next_if(|new| new.order(element).is_lt()) {
+                    edited.push(&mut merged, new);
+                }
+                while removed.next_if(|gone| gone.order(element).is_lt()).is_some() {}
+                if removed.next_if(|gone| gone.order(element).is_eq()).is_none() {
+                    edited.push(&mut merged, element.clone());
+                }
+            }
+            while let Some(new) = added.next_if(|new| end.is_none_or(|end| new.order(end).is_lt())) {
+                edited.push(&mut merged, new);
+            }
+            while removed.next_if(|gone| end.is_none_or(|end| gone.order(end).is_lt())).is_some() {}
+            edited.finish(merged);
+            at = target + 1;
+        }
+        edited.chunks.extend(self.chunks[at.min(self.chunks.len())..].iter().cloned());
+        let mut merged = Vec::new();
+        for new in added {
+            edited.push(&mut merged, new);
+        }
+        edited.finish(merged);
+        let len = edited.chunks.iter().map(|chunk| chunk.len()).sum();
+        (Self { chunks: edited.chunks, len }, edited.clash)
+    }
+}
+
+/// A place in a list.
+struct Cursor<'a, T> {
+    chunks: &'a [Arc<[T]>],
+    /// Inside the first of `chunks`.
+    at: usize,
+}
+
+impl<'a, T> Cursor<'a, T> {
+    fn new(list: &'a Chunks<T>) -> Self {
+        Self { chunks: &list.chunks, at: 0 }
+    }
+
+    fn peek(&self) -> Option<&'a T> {
+        self.chunks.first().map(|chunk| &chunk[self.at])
+    }
+
+    fn step(&mut self) {
+        self.at += 1;
+        if self.chunks.first().is_some_and(|chunk| self.at == chunk.len()) {
+            (self.chunks, self.at) = (&self.chunks[1..], 0);
+        }
+    }
+}
+
+struct Edited<T> {
+    chunks: Vec<Arc<[T]>>,
+    clash: bool,
+}
+
+impl<T: Sorted + Clone> Edited<T> {
+    fn push(&mut self, merged: &mut Vec<T>, element: T) {
+        if merged.last().is_some_and(|last| last.order(&element).is_eq()) {
+            self.clash = true;
+        } else {
+            merged.push(element);
+        }
+    }
+
+    /// Adds what became of a chunk.
+    fn finish(&mut self, mut merged: Vec<T>) {
+        if merged.is_empty() {
+            return;
+        }
+        if merged.len() < LEAST
+            && let Some(before) = self.chunks.pop()
+        {
+            merged.splice(0..0, before.iter().cloned());
+        }
+        if merged.len() <= MOST {
+            self.chunks.push(merged.into());
+        } else {
+            let size = merged.len().div_ceil(merged.len().div_ceil(USUAL));
+            self.chunks.extend(merged.chunks(size).map(Arc::from));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn is_a_set(steps in proptest::collection::vec(
+            (proptest::collection::btree_set(0u32..3000, 0..900), proptest::collection::btree_set(0u32..3000, 0..900)),
+            1..12,
+        )) {
+            let (mut chunks, mut set) = (Chunks::<u32>::default(), BTreeSet::new());
+            for (removed, added) in steps {
+                let removed: Vec<u32> = removed.into_iter().filter(|one| set.contains(one)).collect();
+                removed.iter().for_each(|one| { set.remove(one); });
+                let clash = added.iter().any(|one| set.contains(one));
+                set.extend(&added);
+                let (next, clashed) = chunks.edit(&removed, added.into_iter().collect());
+                prop_assert_eq!(clashed, clash);
+                prop_assert!(next.iter().eq(&set));
+                prop_assert_eq!(next.len(), set.len());
+                prop_assert!(next.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= MOST));
+                for probe in [0, 1, 7, 1500, 2999] {
+                    prop_assert_eq!(next.find(|one| one.cmp(&probe)), set.get(&probe));
+                    prop_assert!(next.from(|one| *one < probe).eq(set.range(probe..)));
+                }
+                chunks = next;
+            }
+        }
+
+        #[test]
+        fn what_did_not_change_is_shared(at in 0u32..100_000) {
+            let all = Chunks::default().edit(&[], (0..100_000).map(|one| one * 2).collect()).0;
+            let (next, clash) = all.edit(&[at * 2], vec![at * 2 + 1]);
+            prop_assert!(!clash);
+            let own = next.chunks.iter().filter(|chunk| !all.chunks.iter().any(|old| Arc::ptr_eq(old, chunk)));
+            prop_assert!(own.count() <= 2);
+        }
+    }
+
+    #[test]
+    fn the_same_twice_is_a_clash() {
+        assert!(Chunks::default().edit(&[], vec![1, 1]).1);
+        let one = Chunks::default().edit(&[], vec![1]).0;
+        assert!(one.edit(&[], vec![1]).1);
+        assert!(!one.edit(&[1], vec![1]).1);
+    }
+}
