@@ -13,6 +13,8 @@ use crate::{
 const TO_BUILD: &[&str] = &[
     "build-essential",
     "pkg-config",
+    "protobuf-compiler",
+    "libprotobuf-dev",
     "rustc-web",
     "cargo-web",
     "rust-web-src",
@@ -38,6 +40,8 @@ const TO_RUN: &[&str] = &[
     "gnupg",
     "openssh-client",
     "dropbear-bin",
+    "etcd-server",
+    "etcd-client",
 ];
 
 /// What the emulated machine needs.

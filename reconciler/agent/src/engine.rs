@@ -125,6 +125,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             devices: Vec::new(),
             graced: false,
             sessions,
+            cached: HashSet::new(),
+            warmed: None,
         }
     }
 

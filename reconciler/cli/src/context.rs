@@ -10,11 +10,11 @@ use serde::Serialize;
 use weir_agent::{Client, Engine, EngineOptions, Error, Manifests};
 use weir_datapath::Kernel;
 use weir_plan::StoreError;
-use weir_source::{Access, GitOptions, SourceError, SourceSpec, read_stdin};
+use weir_source::{Access, EtcdOptions, EtcdSource, GitOptions, SourceError, SourceSpec, read_stdin};
 use weir_state::SledStore;
 
 use crate::{
-    args::{Format, Global, SourceArgs},
+    args::{EtcdArgs, FleetArgs, Format, Global, SourceArgs},
     out::{self, Paint},
 };
 
@@ -25,8 +25,8 @@ pub struct Context {
 }
 
 /// How long files must have been at rest to be believed, and how long that may take.
-const REST: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const REST: Duration = Duration::from_millis(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long another verb may have the state open.
 const STORE_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -91,7 +91,7 @@ pub fn open_store(path: &Path) -> Result<SledStore, StoreError> {
 
 impl SourceArgs {
     pub fn access(&self, global: &Global) -> Access {
-        Access { git: self.git_options(global), ..Access::default() }
+        Access { git: self.git_options(global), etcd: self.etcd.options() }
     }
 
     fn git_options(&self, global: &Global) -> GitOptions {
@@ -111,6 +111,28 @@ impl SourceArgs {
             _ => "--verify-signatures",
         };
         Err(Error::Usage { what: format!("{flag} is for git sources: `--source git+…`") })
+    }
+}
+
+impl EtcdArgs {
+    pub fn options(&self) -> EtcdOptions {
+        EtcdOptions {
+            user: self.etcd_user.clone(),
+            password_file: self.etcd_password_file.clone(),
+            ca: self.etcd_ca.clone(),
+            certificate: self.etcd_cert.clone(),
+            key: self.etcd_key.clone(),
+            timeout: self.etcd_timeout,
+        }
+    }
+}
+
+impl FleetArgs {
+    /// The etcd that `--status-to` names. What follows its hosts does not matter: the keys have a prefix of their own.
+    pub fn etcd(&self, etcd: &EtcdArgs) -> Result<Option<EtcdSource>, Error> {
+        let Some(text) = &self.status_to else { return Ok(None) };
+        let slash = if text.ends_with('/') { "" } else { "/" };
+        Ok(Some(EtcdSource::new(&format!("{text}{slash}"), &etcd.options())?))
     }
 }
 

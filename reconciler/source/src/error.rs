@@ -1,6 +1,6 @@
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::GitError;
+use crate::{EtcdError, GitError};
 
 /// Why a source delivers nothing. The last good revision stays what it was.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,8 @@ pub enum SourceError {
     UnknownScheme { spec: String },
     #[error("no source was named")]
     Unnamed,
+    #[error("{0}")]
+    Etcd(#[from] EtcdError),
 }
 
 impl SourceError {
@@ -64,6 +66,7 @@ impl SourceError {
             Self::Mixed { .. } => "source-mixed",
             Self::Git { error, .. } => error.code(),
             Self::UnknownScheme { .. } | Self::Unnamed | Self::Malformed { .. } => "source-unknown",
+            Self::Etcd(error) => error.code(),
         }
     }
 
@@ -93,6 +96,7 @@ impl SourceError {
             }
             Self::UnknownScheme { .. } => "write a path, `-`, `dir:PATH`, `git+URL` or `etcd://HOST`",
             Self::Unnamed => "name one with `-f PATH` or `--source dir:PATH`",
+            Self::Etcd(error) => error.help(),
         }
     }
 

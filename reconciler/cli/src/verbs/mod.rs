@@ -1,10 +1,12 @@
 //! One file per verb, or per few that are one.
 mod apply;
 mod doctor;
+mod fleet;
 mod get;
 mod history;
 mod monitor;
 mod plan;
+mod push;
 mod revisions;
 mod run;
 mod schema;
@@ -34,10 +36,13 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
             Ok(Exit::DONE)
         }
         Verb::Doctor => doctor::run(context),
-        Verb::Run { source, intervals } => run::run(context, &source, intervals),
         Verb::Diff { source, revisions: RevisionArgs { from: Some(from), to, all_nodes } } => {
             revisions::run(context, &source, &from, &to, all_nodes)
         }
+        Verb::Run { source, intervals, fleet } => run::run(context, &source, intervals, &fleet),
+        Verb::Push { source, to } => push::push(context, &source, &to),
+        Verb::Pull { from, directory, replace, etcd } => push::pull(context, &from, &directory, replace, &etcd),
+        Verb::Status { all: true, from, fleet, etcd } => fleet::run(context, from.as_deref(), &fleet, &etcd),
         verb => block_on(ask(context, verb))?,
     }
 }
@@ -49,7 +54,7 @@ async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
         Verb::Plan { source } => plan::run(context, &source, false).await,
         Verb::Apply { source, allow } => apply::run(context, &source, allow).await,
         Verb::Rollback { sequence, allow } => apply::rollback(context, sequence, allow).await,
-        Verb::Status => status::run(context).await,
+        Verb::Status { .. } => status::run(context).await,
         Verb::Get { what, name } => get::run(context, what, name.as_deref()).await,
         Verb::Trace { source, destination, port } => trace::run(context, &source, &destination, &port).await,
         Verb::Monitor => monitor::run(context).await,
@@ -62,7 +67,11 @@ async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
         | Verb::Completions { .. }
         | Verb::Doctor
         | Verb::Run { .. }
-        | Verb::Diff { revisions: RevisionArgs { from: Some(_), .. }, .. } => unreachable!("`run` takes these"),
+        | Verb::Diff { revisions: RevisionArgs { from: Some(_), .. }, .. }
+        | Verb::Push { .. }
+        | Verb::Pull { .. } => {
+            unreachable!("`run` takes these")
+        }
     }
 }
 
