@@ -22,23 +22,35 @@ pub struct Agent {
 
 impl Agent {
     pub(super) fn start(node: &Node, words: &[&str]) -> Self {
-        let mut agent = Self::spawn(node, words);
+        Self::spawn(node, words).answering()
+    }
+
+    /// As [`Node::agent`], with the source that `words` name.
+    pub fn follow(node: &Node, words: &[&str]) -> Self {
+        Self::run(node, words).answering()
+    }
+
+    fn answering(mut self) -> Self {
         eventually("the agent answers", || {
-            if let Some(status) = agent.child.try_wait().expect("our own child") {
-                panic!("the agent ended with {status}:\n{}", agent.log());
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                panic!("the agent ended with {status}:\n{}", self.log());
             }
             // Without an agent, the verb works alone.
-            let status = node.weir(&["status", "-o", "json"]);
+            let status = self.node.weir(&["status", "-o", "json"]);
             (status.code() == 0 && !status.json()["agent"].is_null()).then_some(())
         });
-        agent
+        self
     }
 
     /// As [`Node::agent`], without waiting for it.
     pub fn spawn(node: &Node, words: &[&str]) -> Self {
+        Self::run(node, &[&["-f", "."], words].concat())
+    }
+
+    fn run(node: &Node, words: &[&str]) -> Self {
         let log = node.directory().join("agent.log");
         let file = File::options().create(true).append(true).open(&log).expect("a file in /run");
-        let mut command = node.command(&["run", "-f", "."]);
+        let mut command = node.command(&["run"]);
         command.args(words).stdin(Stdio::null()).stdout(file.try_clone().expect("a descriptor")).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| panic!("weir run: {error}"));
         Self { child, log, node: node.clone() }
