@@ -3,19 +3,20 @@ use std::{cmp::Ordering, sync::Arc};
 
 /// The order of a list's elements.
 pub(crate) trait Sorted {
+    /// How many are copied for the sake of one. Their number times the number of chunks is what there is, and a change
+    /// copies a pointer for every chunk: a million small elements are best held in a few hundred chunks.
+    const CHUNK: usize;
+
     fn order(&self, other: &Self) -> Ordering;
 }
 
 impl<T: Ord> Sorted for T {
+    const CHUNK: usize = 2048;
+
     fn order(&self, other: &Self) -> Ordering {
         self.cmp(other)
     }
 }
-
-/// A change copies this many elements, and one pointer for this many of the rest.
-const MOST: usize = 512;
-const USUAL: usize = 256;
-const LEAST: usize = 64;
 
 /// Elements in order, in pieces that are shared between versions. Equal ones may stand side by side.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ impl<T: Sorted + Clone> Chunks<T> {
     /// Without `removed`, and with `added`, both sorted; `true` when an added element was there already, or twice.
     pub fn edit(&self, removed: &[T], added: Vec<T>) -> (Self, bool) {
         let mut edited =
-            Edited { chunks: Vec::with_capacity(self.chunks.len() + added.len() / USUAL + 1), clash: false };
+            Edited { chunks: Vec::with_capacity(self.chunks.len() + added.len() / T::CHUNK + 1), clash: false };
         let mut removed = removed.iter().peekable();
         let mut added = added.into_iter().peekable();
         let mut at = 0;
@@ -181,15 +182,15 @@ impl<T: Sorted + Clone> Edited<T> {
         if merged.is_empty() {
             return;
         }
-        if merged.len() < LEAST
+        if merged.len() < T::CHUNK / 4
             && let Some(before) = self.chunks.pop()
         {
             merged.splice(0..0, before.iter().cloned());
         }
-        if merged.len() <= MOST {
+        if merged.len() <= 2 * T::CHUNK {
             self.chunks.push(merged.into());
         } else {
-            let size = merged.len().div_ceil(merged.len().div_ceil(USUAL));
+            let size = merged.len().div_ceil(merged.len().div_ceil(T::CHUNK));
             self.chunks.extend(merged.chunks(size).map(Arc::from));
         }
     }
@@ -206,7 +207,7 @@ mod tests {
     proptest! {
         #[test]
         fn is_a_set(steps in proptest::collection::vec(
-            (proptest::collection::btree_set(0u32..3000, 0..900), proptest::collection::btree_set(0u32..3000, 0..900)),
+            (proptest::collection::btree_set(0u32..30_000, 0..3000), proptest::collection::btree_set(0u32..30_000, 0..3000)),
             1..12,
         )) {
             let (mut chunks, mut set) = (Chunks::<u32>::default(), BTreeSet::new());
@@ -219,8 +220,8 @@ mod tests {
                 prop_assert_eq!(clashed, clash);
                 prop_assert!(next.iter().eq(&set));
                 prop_assert_eq!(next.len(), set.len());
-                prop_assert!(next.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= MOST));
-                for probe in [0, 1, 7, 1500, 2999] {
+                prop_assert!(next.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= 2 * u32::CHUNK));
+                for probe in [0, 1, 7, 15_000, 29_999] {
                     prop_assert_eq!(next.find(|one| one.cmp(&probe)), set.get(&probe));
                     prop_assert!(next.from(|one| *one < probe).eq(set.range(probe..)));
                 }

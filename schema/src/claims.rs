@@ -3,14 +3,16 @@
 //! Kept as hashes: that two claims may be the same is enough to know; who made them, and whether they are, is found out
 //! by looking at the whole set.
 use std::{
+    collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
+    sync::Arc,
 };
 
 use crate::{
     Spec,
     chunks::Chunks,
-    stored::{EndpointClaims, Stored},
+    stored::{EndpointClaims, PackedEndpoint, Stored},
 };
 
 /// An address of a node, as one of its claimants has it.
@@ -30,8 +32,10 @@ pub(crate) struct Claims {
     own: Chunks<u64>,
     /// A node's and its host endpoint's.
     shared: Chunks<Shared>,
+    /// How many endpoints each node has.
+    pub endpoints_of: Arc<BTreeMap<String, usize>>,
     /// A claim may be missing, because two had one hash.
-    pub incomplete: bool,
+    incomplete: bool,
 }
 
 /// The claims of some objects.
@@ -39,6 +43,8 @@ pub(crate) struct Claims {
 pub(crate) struct Claimed {
     own: Vec<u64>,
     shared: Vec<Shared>,
+    /// By node. Not a claim, but read beside them.
+    endpoints_of: HashMap<String, usize>,
 }
 
 fn hash(of: impl Hash) -> u64 {
@@ -54,31 +60,40 @@ fn address(address: &IpAddr) -> u64 {
 impl Claimed {
     pub fn add(&mut self, stored: &Stored) {
         match stored {
-            Stored::Endpoint(packed) => {
-                let EndpointClaims { node, addresses, host, netns, interface } = packed.claims();
-                if host {
-                    self.share(&addresses, node, hash(("Endpoint", stored.name())));
-                } else {
-                    self.own.extend(addresses.iter().map(address));
-                }
-                let place = match (host, netns, interface) {
-                    (true, _, _) => ("host", ""),
-                    (false, Some(netns), inside) => (netns, inside.unwrap_or("eth0")),
-                    (false, None, interface) => ("", interface.unwrap_or_default()),
-                };
-                self.own.push(hash(("attach", node, place)));
-            }
+            Stored::Endpoint(packed) => self.endpoint(packed),
             Stored::Whole(object) => {
                 if let Spec::Node(node) = &object.spec {
-                    self.share(&node.addresses, &object.key.name, hash(("Node", stored.name())));
+                    let (owner, claimant) = (hash(&*object.key.name), hash(("Node", stored.name())));
+                    self.shared.extend(node.addresses.iter().map(|one| Shared {
+                        address: address(one),
+                        owner,
+                        claimant,
+                    }));
                 }
             }
         }
     }
 
-    fn share(&mut self, addresses: &[IpAddr], node: &str, claimant: u64) {
-        let owner = hash(node);
-        self.shared.extend(addresses.iter().map(|one| Shared { address: address(one), owner, claimant }));
+    fn endpoint(&mut self, packed: &PackedEndpoint) {
+        let first = self.own.len();
+        let EndpointClaims { node, host, netns, interface } = packed.claims(|one| self.own.push(address(&one)));
+        if host {
+            let (owner, claimant) = (hash(node), hash(("Endpoint", packed.name())));
+            let addresses = self.own.drain(first..);
+            self.shared.extend(addresses.map(|address| Shared { address, owner, claimant }));
+        }
+        let place = match (host, netns, interface) {
+            (true, _, _) => ("host", ""),
+            (false, Some(netns), inside) => (netns, inside.unwrap_or("eth0")),
+            (false, None, interface) => ("", interface.unwrap_or_default()),
+        };
+        self.own.push(hash(("attach", node, place)));
+        match self.endpoints_of.get_mut(node) {
+            Some(count) => *count += 1,
+            None => {
+                self.endpoints_of.insert(node.to_owned(), 1);
+            }
+        }
     }
 
     fn sort(&mut self) {
@@ -93,8 +108,8 @@ impl Claims {
         removed.sort();
         added.sort();
         let (own_added, shared_added) = (added.own.clone(), added.shared.clone());
-        let (own, own_clash) = self.own.edit(&removed.own, added.own);
-        let (shared, shared_clash) = self.shared.edit(&removed.shared, added.shared);
+        let (own, own_clash) = self.own.edit(&removed.own, std::mem::take(&mut added.own));
+        let (shared, shared_clash) = self.shared.edit(&removed.shared, std::mem::take(&mut added.shared));
         let others = |one: &Shared| {
             let alike =
                 shared.from(|other| other.address < one.address).take_while(|other| other.address == one.address);
@@ -108,6 +123,24 @@ impl Claims {
             || shared_added.iter().any(|one| others(one) || is_owned(one.address))
             || (shared.len() > 0 && own_added.iter().any(|claim| is_shared(*claim)));
         let incomplete = self.incomplete || own_clash || shared_clash;
-        (Self { own, shared, incomplete }, clash || self.incomplete)
+        let endpoints_of = self.count(&removed.endpoints_of, &added.endpoints_of);
+        (Self { own, shared, endpoints_of, incomplete }, clash || self.incomplete)
+    }
+
+    fn count(&self, removed: &HashMap<String, usize>, added: &HashMap<String, usize>) -> Arc<BTreeMap<String, usize>> {
+        let mut after = Arc::clone(&self.endpoints_of);
+        let nodes = added.keys().chain(removed.keys().filter(|node| !added.contains_key(*node)));
+        for node in nodes {
+            let of = |list: &HashMap<String, usize>| list.get(node).copied().unwrap_or_default();
+            if of(removed) == of(added) {
+                continue;
+            }
+            let counts = Arc::make_mut(&mut after);
+            match (counts.get(node).copied().unwrap_or_default() + of(added)).saturating_sub(of(removed)) {
+                0 => counts.remove(node),
+                count => counts.insert(node.clone(), count),
+            };
+        }
+        after
     }
 }

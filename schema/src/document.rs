@@ -26,25 +26,39 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(&str, usize), usize> {
 /// a scalar, so lines are enough to find them; each document can then be parsed, and fail, alone.
 pub(crate) fn split(text: &str, base: usize) -> Vec<DocumentText<'_>> {
     let mut documents = Vec::new();
-    let mut start = (0, 1);
-    let mut at = 0;
-    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
-        let end = at + line.len();
-        if !line.starts_with(['-', '.']) {
-            at = end;
-            continue;
-        }
-        if is_marker(line, "---") {
-            push(&mut documents, text, start, at, base);
-            start = (at, number);
-        } else if is_marker(line, "...") {
-            push(&mut documents, text, start, at, base);
-            start = (end, number + 1);
-        }
-        at = end;
+    let mut start = 0;
+    // Lines before `counted`.
+    let (mut lines, mut counted) = (0, 0);
+    for at in candidates(text) {
+        let line = &text[at..];
+        let next = match () {
+            () if is_marker(line, "---") => at,
+            () if is_marker(line, "...") => line.find('\n').map_or(text.len(), |end| at + end + 1),
+            () => continue,
+        };
+        lines += breaks(&text[counted..start]);
+        counted = start;
+        push(&mut documents, text, (start, lines + 1), at, base);
+        start = next;
     }
-    push(&mut documents, text, start, text.len(), base);
+    lines += breaks(&text[counted..start]);
+    push(&mut documents, text, (start, lines + 1), text.len(), base);
     documents
+}
+
+/// Where lines start that may be markers.
+fn candidates(text: &str) -> Vec<usize> {
+    let bytes = text.as_bytes();
+    let found = |marker| memchr::memmem::find_iter(bytes, marker).map(|at| at + 1);
+    let mut list = vec![0];
+    list.extend(found("\n---"));
+    list.extend(found("\n..."));
+    list.sort_unstable();
+    list
+}
+
+fn breaks(text: &str) -> usize {
+    memchr::memchr_iter(b'\n', text.as_bytes()).count()
 }
 
 fn is_marker(line: &str, marker: &str) -> bool {
@@ -70,6 +84,9 @@ pub(crate) const MOST_BRACKETS: usize = 1000;
 
 /// Byte offset of the bracket that is one too many, whether it stands in a text, a comment or not.
 pub(crate) fn one_bracket_too_many(text: &str) -> Option<usize> {
+    if memchr::memchr2_iter(b'[', b'{', text.as_bytes()).count() <= MOST_BRACKETS {
+        return None;
+    }
     let mut open = 0usize;
     text.bytes().position(|byte| {
         match byte {

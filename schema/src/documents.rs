@@ -18,7 +18,7 @@ pub(crate) struct Document {
 
 /// Half a SHA-256 of a document's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct TextHash([u8; 16]);
+pub(crate) struct TextHash(pub [u8; 16]);
 
 impl TextHash {
     /// Of what is more than one object, or less.

@@ -9,6 +9,7 @@ use crate::{
     chunks::Chunks,
     claims::Claims,
     from_files::Lists,
+    kinds::kind_name,
     parse::parse_file,
     set_check::SetErrors,
     stored::{KindName, Stored, file_number},
@@ -26,10 +27,11 @@ pub(crate) struct Parts {
     pub claims: Claims,
     /// Filters as they stand in their files, without the lists of other files that they name.
     pub unresolved: Arc<BTreeMap<ObjectKey, Arc<Object>>>,
-    /// How many endpoints each node has.
-    pub endpoints_of: Arc<BTreeMap<Arc<str>, usize>>,
     /// Of the set, not of a file.
     pub set_warnings: Arc<[Diagnostic]>,
+    /// Of files, not of the set.
+    pub file_warnings: Arc<[Diagnostic]>,
+    /// Both, sorted.
     pub warnings: Arc<[Diagnostic]>,
     /// [`file_number`] of each file, and its index; sorted.
     pub numbers: OnceLock<Vec<(u32, usize)>>,
@@ -43,7 +45,7 @@ impl Inventory {
 
     /// The objects of one kind, sorted by namespace and name.
     pub fn of_kind(&self, group: &str, kind: &str) -> impl Iterator<Item = Arc<Object>> {
-        let chunks = self.0.kinds.get(&(group.into(), kind.into()));
+        let chunks = self.0.kinds.get(&kind_name(group, kind));
         chunks.into_iter().flat_map(Chunks::iter).map(|stored| self.object(stored))
     }
 
@@ -66,7 +68,7 @@ impl Inventory {
         kinds.extend(self.0.kinds.keys().chain(to.0.kinds.keys()));
         for kind in kinds {
             let of = |set: &'_ Self| set.0.kinds.get(kind).cloned().unwrap_or_else(|| nothing.clone());
-            let same = |a: &Stored, b: &Stored| a.is(b) || a.hash() == b.hash();
+            let same = |a: &Stored, b: &Stored| a.is(b) || a.means_as(b);
             for difference in of(self).difference(&of(to), same) {
                 match difference {
                     (Some(from), Some(to)) => changes.replaced.push((from, to)),
@@ -91,8 +93,8 @@ impl Inventory {
     }
 
     pub(crate) fn stored(&self, key: &ObjectKey) -> Option<&Stored> {
-        let chunks = self.0.kinds.get(&(Arc::clone(&key.group), Arc::clone(&key.kind)))?;
-        chunks.find(|stored| stored.name().cmp(&(&key.namespace, &key.name)))
+        let chunks = self.0.kinds.get(&kind_name(&key.group, &key.kind))?;
+        chunks.find(|stored| stored.name().cmp(&(key.namespace.as_bytes(), key.name.as_bytes())))
     }
 
     pub(crate) fn object(&self, stored: &Stored) -> Arc<Object> {

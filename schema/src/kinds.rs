@@ -9,7 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     CidrFilterSpec, EndpointSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NodeConfigSpec, NodeSpec, PolicyRule,
-    Spec, code,
+    Spec, code, lane,
     lift::lift,
     meta::{LenientMetadata, StrictMetadata},
     policy_check::PolicyScope,
@@ -30,8 +30,10 @@ pub(crate) struct Kind {
     pub api_version: &'static str,
     pub kind: &'static str,
     pub scope: Scope,
-    /// The strict pass over a document's text.
-    pub read: fn(&str) -> Result<Draft, serde_yaml::Error>,
+    /// The strict pass over a document's text, if it is a plain one.
+    pub read_plain: fn(&str) -> Option<Draft>,
+    /// The strict pass over any document's text.
+    pub read_yaml: fn(&str) -> Result<Draft, serde_yaml::Error>,
     /// The same from a tree, for what has no text of its own.
     pub read_tree: fn(serde_json::Value) -> Result<Draft, serde_json::Error>,
     pub schema: fn() -> Schema,
@@ -43,10 +45,16 @@ impl Kind {
             api_version,
             kind,
             scope,
-            read: |text| serde_yaml::from_str::<D>(text).map(D::draft),
+            read_plain: |text| lane::read::<D>(text).map(D::draft),
+            read_yaml: |text| serde_yaml::from_str::<D>(text).map(D::draft),
             read_tree: |tree| serde_json::from_value::<D>(tree).map(D::draft),
             schema: || schemars::schema_for!(D),
         }
+    }
+
+    /// The strict pass.
+    pub fn read(&self, text: &str) -> Result<Draft, serde_yaml::Error> {
+        (self.read_plain)(text).map_or_else(|| (self.read_yaml)(text), Ok)
     }
 
     pub fn group(&self) -> &'static str {
@@ -73,6 +81,12 @@ pub(crate) fn shared(text: &str) -> Arc<str> {
     KNOWN.get(text).cloned().unwrap_or_else(|| text.into())
 }
 
+/// Group and kind as [`KINDS`] has them; every object's are.
+pub(crate) fn kind_name(group: &str, kind: &str) -> (&'static str, &'static str) {
+    let known = KINDS.iter().find(|known| known.kind == kind && known.group() == group);
+    known.map_or(("", ""), |known| (known.group(), known.kind))
+}
+
 const WEIR: &str = "weir/v1alpha1";
 const CILIUM: &str = "cilium.io/v2";
 
@@ -81,7 +95,7 @@ pub(crate) static KINDS: &[Kind] = &[
     Kind::new::<Manifest<NodeConfigSpec>>(WEIR, "NodeConfig", Scope::Cluster),
     Kind::new::<Manifest<NodeSpec>>(WEIR, "Node", Scope::Cluster),
     Kind::new::<Manifest<EndpointSpec>>(WEIR, "Endpoint", Scope::Namespaced),
-    Kind { read: read_filter, ..Kind::new::<Manifest<CidrFilterSpec>>(WEIR, "CidrFilter", Scope::Namespaced) },
+    Kind { read_plain: read_filter, ..Kind::new::<Manifest<CidrFilterSpec>>(WEIR, "CidrFilter", Scope::Namespaced) },
     Kind::new::<PolicyManifest>(WEIR, "NetworkPolicy", Scope::Namespaced),
     Kind::new::<CiliumManifest>(CILIUM, "CiliumNetworkPolicy", Scope::Namespaced),
     Kind::new::<ClusterwideManifest>(CILIUM, "CiliumClusterwideNetworkPolicy", Scope::Cluster),
@@ -94,14 +108,13 @@ pub(crate) static KINDS: &[Kind] = &[
 ];
 
 /// A `CidrFilter`, its long lists apart.
-fn read_filter(text: &str) -> Result<Draft, serde_yaml::Error> {
-    if let Some(lifted) = lift(text)
-        && let Ok(mut manifest) = serde_yaml::from_str::<Manifest<CidrFilterSpec>>(&lifted.rest)
-        && lifted.put_back(&mut manifest.spec).is_some()
-    {
-        return Ok(manifest.draft());
-    }
-    serde_yaml::from_str::<Manifest<CidrFilterSpec>>(text).map(Document::draft)
+fn read_filter(text: &str) -> Option<Draft> {
+    type Filter = Manifest<CidrFilterSpec>;
+    let Some(lifted) = lift(text) else { return lane::read::<Filter>(text).map(Filter::draft) };
+    let rest = lane::read::<Filter>(&lifted.rest);
+    let mut manifest = rest.or_else(|| serde_yaml::from_str(&lifted.rest).ok())?;
+    lifted.put_back(&mut manifest.spec)?;
+    Some(manifest.draft())
 }
 
 /// Kinds of the language that come later.
@@ -109,7 +122,7 @@ pub(crate) const PLANNED: &[(&str, &str)] =
     &[(WEIR, "Service"), (WEIR, "FlowTest"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
 /// A document after the strict pass.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Draft {
     pub api_version: String,
     pub kind: String,

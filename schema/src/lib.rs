@@ -8,6 +8,7 @@
 //! the bytes came from beyond a path to show.
 #![forbid(unsafe_code)]
 
+mod cached;
 mod chunks;
 mod cidr_filter;
 mod cidr_list;
@@ -27,6 +28,7 @@ mod json_schema;
 mod kinds;
 mod kubernetes;
 mod label;
+mod lane;
 mod lift;
 mod locate;
 mod marked;

@@ -6,6 +6,7 @@
 //! proves that the lines were its entries. Whatever is not as simple as that is left to the parser.
 use crate::{
     CidrFilterSpec,
+    lane::is_harmless,
     prefix::parse_prefix,
     prefixes::{Collector, Prefixes},
 };
@@ -93,7 +94,10 @@ fn entries(text: &str, begin: usize, indent: usize) -> Option<(Prefixes, usize)>
             count += 1;
             continue;
         }
-        let Some(content) = content(line) else { continue };
+        let Some(content) = content(line) else {
+            is_harmless(without_break(line)).then_some(())?;
+            continue;
+        };
         let depth = line.len() - line.trim_start_matches(' ').len();
         if (depth == indent || depth == 0) && content.starts_with(|c: char| c.is_ascii_alphabetic()) {
             break start;
@@ -115,15 +119,23 @@ fn entry(line: &str) -> Option<(usize, &str)> {
     };
     let simple = |byte: &&u8| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':' | b'/');
     let end = begin + bytes[begin..].iter().take_while(simple).count();
-    let (text, rest) = (&line[begin..end], &bytes[end..]);
-    let rest = match quote {
-        Some(quote) => rest.strip_prefix(&[quote])?,
+    let text = &line[begin..end];
+    let end = match quote {
+        Some(quote) if bytes.get(end) == Some(&quote) => end + 1,
+        Some(_) => return None,
         // `fd00::` without quotes is a mapping.
         None if text.ends_with(':') => return None,
-        None => rest,
+        None => end,
     };
-    let comment = rest.iter().position(|byte| *byte != b' ').is_some_and(|at| at > 0 && rest[at] == b'#');
-    (comment || rest.iter().all(|byte| matches!(byte, b' ' | b'\r' | b'\n'))).then_some((depth, text))
+    let tail = without_break(&line[end..]);
+    let comment = tail.trim_start_matches(' ');
+    let ends = comment.is_empty() || comment.len() < tail.len() && comment.starts_with('#') && is_harmless(comment);
+    ends.then_some((depth, text))
+}
+
+fn without_break(line: &str) -> &str {
+    let line = line.strip_suffix('\n').unwrap_or(line);
+    line.strip_suffix('\r').unwrap_or(line)
 }
 
 /// A line without indentation, comment and break; `None` when nothing is left.
@@ -149,7 +161,7 @@ impl<'a> Iterator for Lines<'a> {
     fn next(&mut self) -> Option<(usize, &'a str)> {
         let start = self.at;
         let rest = self.text.get(start..).filter(|rest| !rest.is_empty())?;
-        let length = rest.find('\n').map_or(rest.len(), |newline| newline + 1);
+        let length = memchr::memchr(b'\n', rest.as_bytes()).map_or(rest.len(), |newline| newline + 1);
         self.at += length;
         Some((start, &rest[..length]))
     }

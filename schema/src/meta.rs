@@ -22,7 +22,7 @@ pub(crate) fn default_namespace() -> String {
 }
 
 /// `metadata` as a document of ours writes it.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(rename = "Metadata")]
 pub(crate) struct StrictMetadata {

@@ -1,5 +1,8 @@
 //! Fields one after the other, in as few bytes as they need.
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct Writer(Vec<u8>);
@@ -37,6 +40,14 @@ impl Writer {
         }
     }
 
+    pub fn map(&mut self, map: &BTreeMap<String, String>) {
+        self.count(map.len());
+        for (key, value) in map {
+            self.text(key);
+            self.text(value);
+        }
+    }
+
     pub fn finish(self) -> Vec<u8> {
         self.0
     }
@@ -55,7 +66,6 @@ impl<'a> Reader<'a> {
     }
 
     /// Everything was there, and nothing more.
-    #[cfg(test)]
     pub fn is_right(&self) -> bool {
         !self.wrong && self.rest.is_empty()
     }
@@ -105,13 +115,25 @@ impl<'a> Reader<'a> {
         0
     }
 
-    pub fn text(&mut self) -> &'a str {
+    pub fn text_bytes(&mut self) -> &'a [u8] {
         let length = self.number();
-        let bytes = self.bytes(length);
-        std::str::from_utf8(bytes).unwrap_or_else(|_| {
+        self.bytes(length)
+    }
+
+    pub fn text(&mut self) -> &'a str {
+        std::str::from_utf8(self.text_bytes()).unwrap_or_else(|_| {
             self.wrong = true;
             ""
         })
+    }
+
+    pub fn map(&mut self) -> BTreeMap<String, String> {
+        // Not collected: a map of one or two is made faster one by one.
+        let mut map = BTreeMap::new();
+        for _ in 0..self.count() {
+            map.insert(self.text().to_owned(), self.text().to_owned());
+        }
+        map
     }
 
     pub fn address(&mut self) -> IpAddr {

@@ -71,6 +71,18 @@ impl ParsedFile {
         self.counts
     }
 
+    /// A file that has nothing wrong with it, and that was not parsed.
+    pub(crate) fn of_documents(file: &File, list: Vec<Document>, documents: usize) -> Self {
+        Self {
+            path: Arc::clone(&file.path),
+            hash: file.hash,
+            content: Content::Manifests(Documents::new(list)),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            counts: ParseCounts { documents, parsed: 0 },
+        }
+    }
+
     pub(crate) fn documents(&self) -> &[Document] {
         match &self.content {
             Content::Manifests(documents) => documents.all(),
@@ -104,16 +116,7 @@ pub fn parse_file(file: &File, options: &Options) -> ParsedFile {
 /// an object whose text is unchanged is taken over, wherever in the file it stands now.
 pub fn parse_file_after(file: &File, options: &Options, former: Option<&ParsedFile>) -> ParsedFile {
     let former = former.filter(|former| former.path == file.path).map_or(&[][..], ParsedFile::documents);
-    let mut reader = FileReader {
-        file,
-        options,
-        place: Place::new(&file.path, &file.bytes),
-        documents: Vec::new(),
-        next_document: 0,
-        errors: Vec::new(),
-        warnings: Vec::new(),
-        counts: ParseCounts::default(),
-    };
+    let mut reader = FileReader::new(file, options);
     let content = if is_manifest(&file.path) {
         reader.manifests(&mut Known::new(former));
         Content::Manifests(Documents::new(reader.documents))
@@ -130,6 +133,18 @@ pub fn parse_file_after(file: &File, options: &Options, former: Option<&ParsedFi
     }
 }
 
+/// The objects of some of a file's documents, the first of which is its `index`th; `None` when any is not right.
+pub(crate) fn read_documents(
+    file: &File,
+    options: &Options,
+    documents: &[DocumentText<'_>],
+    index: usize,
+) -> Option<Vec<Document>> {
+    let mut reader = FileReader { next_document: index, ..FileReader::new(file, options) };
+    documents.iter().for_each(|document| reader.document(document, TextHash::NONE));
+    (reader.errors.is_empty() && reader.warnings.is_empty()).then_some(reader.documents)
+}
+
 struct FileReader<'a> {
     file: &'a File,
     options: &'a Options,
@@ -141,7 +156,20 @@ struct FileReader<'a> {
     counts: ParseCounts,
 }
 
-impl FileReader<'_> {
+impl<'a> FileReader<'a> {
+    fn new(file: &'a File, options: &'a Options) -> Self {
+        Self {
+            file,
+            options,
+            place: Place::new(&file.path, &file.bytes),
+            documents: Vec::new(),
+            next_document: 0,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            counts: ParseCounts::default(),
+        }
+    }
+
     fn manifests(&mut self, known: &mut Known<'_>) {
         let file = self.file;
         match document::decode(&file.bytes) {
@@ -201,7 +229,7 @@ impl FileReader<'_> {
         let Some(Target::Kind(kind)) = header.as_ref().map(header::target) else {
             return self.slowly(document, None);
         };
-        match (kind.read)(document.text) {
+        match kind.read(document.text) {
             Ok(draft) if draft.api_version == kind.api_version && draft.kind == kind.kind => {
                 let problems = check(kind, &draft);
                 if problems.0.is_empty() {

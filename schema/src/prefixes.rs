@@ -32,6 +32,11 @@ impl Prefixes {
         &self.malformed
     }
 
+    /// Of what another list held.
+    pub(crate) fn of_sorted(entries: Vec<IpNet>) -> Self {
+        Self { entries: entries.into(), malformed: Vec::new() }
+    }
+
     /// The entries, shared.
     pub fn shared(&self) -> Arc<[IpNet]> {
         Arc::clone(&self.entries)

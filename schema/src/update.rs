@@ -13,6 +13,7 @@ use crate::{
     claims::{Claimed, Claims},
     from_files::{Lists, relative_to},
     inventory::{Parts, check_whole},
+    kinds::kind_name,
     parse::Content,
     set_check::SetErrors,
     stored::{KindName, Stored},
@@ -37,19 +38,12 @@ impl Inventory {
     pub fn update(&self, parsed: &[Arc<ParsedFile>], files: &[File]) -> Result<(Inventory, Changes), Diagnostics> {
         let mut edit = Edit::between(&self.0.files, parsed);
         let mut errors = SetErrors::new(files);
-        errors.found.extend(parsed.iter().flat_map(|file| &file.errors).cloned());
+        errors.found.append(&mut edit.errors);
         let unresolved = edit.resolve(self, parsed, &mut errors);
 
         let (kinds, twice) = self.edit_kinds(&edit);
         let (claims, contested) = self.edit_claims(&edit);
-        let mut parts = Parts {
-            files: parsed.to_vec(),
-            kinds,
-            claims,
-            unresolved,
-            endpoints_of: edit.endpoints_of(&self.0.endpoints_of),
-            ..Parts::default()
-        };
+        let mut parts = Parts { files: parsed.to_vec(), kinds, claims, unresolved, ..Parts::default() };
         if twice || contested || edit.touches(&["Node", "NodeConfig"]) && parts.node_configs_conflict(files) {
             // May find nothing: two claims can have one hash.
             check_whole(parsed, files)?;
@@ -58,9 +52,12 @@ impl Inventory {
             return Err(Diagnostics::sorted(errors.found));
         }
         parts.set_warnings = self.set_warnings(&parts, &edit, files);
-        let of_files = parsed.iter().flat_map(|file| &file.warnings).cloned();
-        let warnings = of_files.chain(parts.set_warnings.iter().cloned()).collect();
-        parts.warnings = Diagnostics::sorted(warnings).0.into();
+        parts.file_warnings = match edit.warns {
+            true => parsed.iter().flat_map(|file| &file.warnings).cloned().collect(),
+            false => Arc::clone(&self.0.file_warnings),
+        };
+        let all = parts.file_warnings.iter().chain(&*parts.set_warnings).cloned().collect();
+        parts.warnings = Diagnostics::sorted(all).0.into();
         let after = Self(Arc::new(parts));
         let changes = edit.changes(self.clone(), after.clone());
         Ok((after, changes))
@@ -70,7 +67,7 @@ impl Inventory {
         let mut kinds = self.0.kinds.clone();
         let mut twice = false;
         for (kind, Pair { removed, added }) in &edit.kinds {
-            let of_kind = kinds.entry(kind.clone()).or_default();
+            let of_kind = kinds.entry(*kind).or_default();
             let (edited, clash) = of_kind.edit(removed, added.clone());
             *of_kind = edited;
             twice |= clash;
@@ -89,17 +86,24 @@ impl Inventory {
     }
 
     fn set_warnings(&self, parts: &Parts, edit: &Edit, files: &[File]) -> Arc<[Diagnostic]> {
-        let known: BTreeSet<&str> = parts.of("Node").map(|stored| stored.name().1).collect();
-        let unknown = |node: &str| !known.is_empty() && !known.contains(node);
+        if parts.of("Node").next().is_none() {
+            return Arc::default();
+        }
+        let names = parts.of("Node").filter_map(|stored| match stored {
+            Stored::Whole(object) => Some(&*object.key.name),
+            Stored::Endpoint(_) => None,
+        });
+        let known: BTreeSet<&str> = names.collect();
+        let unknown = |node: &str| !known.contains(node);
         let stands_there = |warning: &Diagnostic| edit.files.iter().any(|path| *path == warning.path);
         let stale = edit.touches(&["Node"])
             || self.0.set_warnings.iter().any(stands_there)
-            || edit.endpoints().any(|endpoint| unknown(endpoint.claims().node));
+            || edit.endpoints().any(|endpoint| unknown(endpoint.node()));
         if !stale {
             return Arc::clone(&self.0.set_warnings);
         }
         let mut left: BTreeSet<&str> =
-            parts.endpoints_of.keys().map(|node| &**node).filter(|node| unknown(node)).collect();
+            parts.claims.endpoints_of.keys().map(|node| &**node).filter(|node| unknown(node)).collect();
         let mut first = Vec::new();
         let after = Inventory(Arc::new(Parts { files: parts.files.clone(), ..Parts::default() }));
         for stored in parts.of("Endpoint") {
@@ -107,7 +111,7 @@ impl Inventory {
                 break;
             }
             if let Stored::Endpoint(endpoint) = stored
-                && left.remove(endpoint.claims().node)
+                && left.remove(endpoint.node())
             {
                 first.push(after.object(stored));
             }
@@ -120,7 +124,7 @@ impl Inventory {
 
 impl Parts {
     fn of(&self, kind: &str) -> impl Iterator<Item = &Stored> {
-        self.kinds.get(&("weir".into(), kind.into())).into_iter().flat_map(Chunks::iter)
+        self.kinds.get(&kind_name("weir", kind)).into_iter().flat_map(Chunks::iter)
     }
 
     fn node_configs_conflict(&self, files: &[File]) -> bool {
@@ -155,6 +159,10 @@ struct Edit {
     files: Vec<Arc<str>>,
     /// Those that are data.
     lists: BTreeSet<Arc<str>>,
+    /// Of the files that are different.
+    errors: Vec<Diagnostic>,
+    /// A file that is different has warnings, or had.
+    warns: bool,
 }
 
 impl Edit {
@@ -166,6 +174,11 @@ impl Edit {
                 (None, None) => return edit,
                 (Some(_), None) => edit.file(old.next(), None),
                 (None, Some(_)) => edit.file(None, new.next()),
+                // First, because it looks at neither of them.
+                (Some(a), Some(b)) if Arc::ptr_eq(a, b) => {
+                    old.next();
+                    new.next();
+                }
                 (Some(a), Some(b)) if a.path() < b.path() => edit.file(old.next(), None),
                 (Some(a), Some(b)) if a.path() > b.path() => edit.file(None, new.next()),
                 (Some(_), Some(_)) => edit.file(old.next(), new.next()),
@@ -174,12 +187,9 @@ impl Edit {
     }
 
     fn file(&mut self, before: Option<&Arc<ParsedFile>>, after: Option<&Arc<ParsedFile>>) {
-        if let (Some(before), Some(after)) = (before, after)
-            && Arc::ptr_eq(before, after)
-        {
-            return;
-        }
+        self.errors.extend(after.iter().flat_map(|file| &file.errors).cloned());
         for file in before.into_iter().chain(after) {
+            self.warns |= !file.warnings.is_empty();
             self.files.push(Arc::clone(file.path()));
             if matches!(file.content, Content::Data(_)) {
                 self.lists.insert(Arc::clone(file.path()));
@@ -231,7 +241,7 @@ impl Edit {
                 .then(|| Arc::clone(object)),
             Stored::Endpoint(_) => None,
         };
-        let filters = self.kinds.entry(("weir".into(), "CidrFilter".into())).or_default();
+        let filters = self.kinds.entry(("weir", "CidrFilter")).or_default();
         // What is in the set is the resolved one.
         for stored in &mut filters.removed {
             if let Some(filter) = names_lists(stored) {
@@ -276,7 +286,7 @@ impl Edit {
 
     fn touches(&self, kinds: &[&str]) -> bool {
         let touched = |pair: &Pair| !pair.removed.is_empty() || !pair.added.is_empty();
-        self.kinds.iter().any(|((group, kind), pair)| &**group == "weir" && kinds.contains(&&**kind) && touched(pair))
+        self.kinds.iter().any(|((group, kind), pair)| *group == "weir" && kinds.contains(kind) && touched(pair))
     }
 
     fn endpoints(&self) -> impl Iterator<Item = &crate::stored::PackedEndpoint> {
@@ -285,29 +295,6 @@ impl Edit {
             Stored::Endpoint(endpoint) => Some(endpoint),
             Stored::Whole(_) => None,
         })
-    }
-
-    fn endpoints_of(&self, before: &Arc<BTreeMap<Arc<str>, usize>>) -> Arc<BTreeMap<Arc<str>, usize>> {
-        let mut changed: BTreeMap<&str, isize> = BTreeMap::new();
-        for (list, step) in self.kinds.values().flat_map(|pair| [(&pair.removed, -1), (&pair.added, 1)]) {
-            for stored in list {
-                if let Stored::Endpoint(endpoint) = stored {
-                    *changed.entry(endpoint.claims().node).or_default() += step;
-                }
-            }
-        }
-        changed.retain(|_, by| *by != 0);
-        let mut after = Arc::clone(before);
-        for (node, by) in changed {
-            let counts = Arc::make_mut(&mut after);
-            let count = counts.get(node).copied().unwrap_or_default().saturating_add_signed(by);
-            if count == 0 {
-                counts.remove(node);
-            } else {
-                counts.insert(node.into(), count);
-            }
-        }
-        after
     }
 
     fn changes(self, before: Inventory, after: Inventory) -> Changes {
@@ -324,7 +311,7 @@ impl Edit {
                     std::cmp::Ordering::Less => changes.removed.extend(old.next()),
                     std::cmp::Ordering::Greater => changes.added.extend(new.next()),
                     std::cmp::Ordering::Equal => match old.next().zip(new.next()) {
-                        Some((a, b)) if a.hash() == b.hash() => changes.moved += 1,
+                        Some((a, b)) if a.means_as(&b) => changes.moved += 1,
                         pair => changes.replaced.extend(pair),
                     },
                 }

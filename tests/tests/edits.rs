@@ -2,6 +2,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    thread,
 };
 
 use serde_json::Value;
@@ -219,18 +220,21 @@ fn run(seed: u64) -> Result<(usize, usize), String> {
 
 #[test]
 fn an_edit_gives_what_the_whole_gives() {
-    let (mut edits, mut wholes, mut sequences) = (0, 0, 0);
-    for seed in seeds(10_000) {
-        match run(seed) {
-            Ok((made, whole)) => {
-                sequences += 1;
-                edits += made;
-                wholes += whole;
-            }
-            Err(difference) => panic!("{difference}"),
-        }
+    let all: Vec<u64> = seeds(10_000).collect();
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let outcomes: Vec<Result<(usize, usize), String>> = thread::scope(|scope| {
+        let parts = all.chunks(all.len().div_ceil(threads));
+        let running: Vec<_> =
+            parts.map(|part| scope.spawn(|| part.iter().map(|seed| run(*seed)).collect::<Vec<_>>())).collect();
+        running.into_iter().flat_map(|part| part.join().expect("the comparison does not panic")).collect()
+    });
+    let (mut edits, mut wholes) = (0, 0);
+    for outcome in outcomes {
+        let (made, whole) = outcome.unwrap_or_else(|difference| panic!("{difference}"));
+        edits += made;
+        wholes += whole;
     }
-    println!("{sequences} sequences, {edits} edits, {wholes} of them compiled whole");
-    assert!(edits > sequences * STEPS / 2, "most sequences have their edits");
+    println!("{} sequences, {edits} edits, {wholes} of them compiled whole", all.len());
+    assert!(edits > all.len() * STEPS / 2, "most sequences have their edits");
     assert!(wholes * 2 < edits, "most edits are not compiled whole");
 }

@@ -33,7 +33,7 @@ fn open(node: &Node, port: u16) -> bool {
 }
 
 fn follow(node: &Node, etcd: &Etcd) -> Agent {
-    Agent::follow(node, &["--source", &etcd.source(), "--etcd-timeout", "500ms", "--resync", "5s"])
+    Agent::following(node, &["--source", &etcd.source(), "--etcd-timeout", "500ms", "--resync", "5s"], &[])
 }
 
 fn status_where(agent: &Agent, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
@@ -253,7 +253,7 @@ fn the_fleet_says_how_it_stands() {
 
         // Another source, the same fleet.
         let words = ["-f", ".", "--status-to", &format!("etcd://{}", etcd.host()), "--status-prefix", "/elsewhere/"];
-        let agent = Agent::follow(node, &words);
+        let agent = Agent::following(node, &words, &[]);
         let all = [
             "status",
             "--all",
@@ -302,7 +302,7 @@ fn one_of_a_thousand_keys_goes_live() {
             put(&format!("lists/{n:03}.yaml"), &file(n, 0));
         }
         let words = ["--source", &etcd.source(), "--rest", "0s", "--verify", "1h", "--catch-up", "1h"];
-        let agent = Agent::follow(node, &words);
+        let agent = Agent::following(node, &words, &[]);
         status_where(&agent, "half a million entries are live", |status| status["state"] == "converged");
         let mut kernel = Kernel::open(Options::new(node.pins())).unwrap();
         let mut times = Vec::new();

@@ -365,7 +365,7 @@ impl<'a> World<'a> {
 
     fn follow(&self) -> Agent {
         let source = self.etcd.source();
-        Agent::follow(self.node, &["--source", &source, "--etcd-timeout", "300ms", "--resync", "2s"])
+        Agent::following(self.node, &["--source", &source, "--etcd-timeout", "300ms", "--resync", "2s"], &[])
     }
 
     fn converges(&self, checker: &Checker, number: u32, after: &str) -> Duration {

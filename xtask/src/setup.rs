@@ -36,6 +36,10 @@ const TO_RUN: &[&str] = &[
     "iptables",
     "tcpdump",
     "procps",
+    "git",
+    "gnupg",
+    "openssh-client",
+    "dropbear-bin",
     "etcd-server",
     "etcd-client",
 ];

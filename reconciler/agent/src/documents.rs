@@ -26,7 +26,22 @@ pub struct ApplyDocument {
     pub digest: String,
     pub pending: Vec<PendingDocument>,
     pub timings: Timings,
+    pub work: WorkDocument,
     pub written: WrittenDocument,
+}
+
+/// What had to be gone through: of a set in which one entry changed, that entry's object and no other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct WorkDocument {
+    /// Documents that were parsed.
+    pub documents: usize,
+    /// Objects that were compiled.
+    pub objects: usize,
+    /// The whole set was compiled.
+    pub whole: bool,
+    /// Entries that differ from the live ones.
+    pub entries: usize,
 }
 
 /// What was written to the kernel, in its own terms: an apply that finds nothing to do writes nothing.
@@ -62,6 +77,7 @@ impl ApplyDocument {
             digest: plan.digest,
             pending: applied.desired.compiled.pending.iter().map(PendingDocument::from).collect(),
             timings: applied.timings,
+            work: applied.work,
             written: applied.written,
         }
     }
@@ -93,6 +109,11 @@ pub struct CommitDocument {
     pub node: String,
     pub source: String,
     pub revision: String,
+    /// `Name <address>`, where the source knows who wrote the revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     pub epoch: u64,
     pub side: u32,
     pub summary: SummaryDocument,
@@ -111,6 +132,8 @@ impl From<&Commit> for CommitDocument {
             node: commit.node.clone(),
             source: commit.source.clone(),
             revision: commit.revision.clone(),
+            author: commit.authorship.as_ref().map(|(author, _)| author.clone()),
+            subject: commit.authorship.as_ref().map(|(_, subject)| subject.clone()),
             epoch: commit.epoch,
             side: commit.side,
             summary: SummaryDocument {

@@ -2,19 +2,24 @@
 //!
 //! Everything that decides is in [`Engine::plan`] and changes nothing; everything that acts is in [`Engine::apply`].
 //! After any failure the engine forgets what it believed and looks again.
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::HashSet,
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
 
 use weir_abi::Generation;
-use weir_compile::{Input, TraceFlow, Who};
+use weir_compile::{Effort, Input, TraceFlow, Who};
 use weir_plan::{
-    Change, Commit, Datapath, InterfaceFacts, InterfaceName, Journal, Numbering, Observed, Operation, Phase, Plan,
-    Store, Suspension, Tables, Wiring, WiringDelta,
+    Action, Change, Commit, Datapath, InterfaceFacts, InterfaceName, Journal, Numbering, ObjectRef, Observed,
+    Operation, Phase, Plan, Store, Suspension, Tables, Wiring, WiringDelta,
 };
 use weir_schema::{Inventory, Options};
 
 use crate::{
-    Allow, Error, Manifests, Session, Snapshot, Timings, WrittenDocument, clock, guard, manifests::Parser,
-    session::Sessions, timings::Stopwatch,
+    Allow, Error, Manifests, Session, Snapshot, Timings, WorkDocument, WrittenDocument, clock, guard,
+    manifests::Parser, session::Sessions, timings::Stopwatch,
 };
 
 #[derive(Clone, Debug)]
@@ -47,8 +52,10 @@ pub struct Planned {
     /// An apply was interrupted: there is something to record even if nothing is left to write.
     pub unfinished: Option<Phase>,
     pub timings: Timings,
+    pub work: WorkDocument,
     numbering: Numbering,
-    sessions: Sessions,
+    /// Objects that are not what they were.
+    objects: Vec<(ObjectRef, Action)>,
 }
 
 impl Planned {
@@ -70,6 +77,7 @@ pub struct Applied {
     /// What was executed.
     pub plan: Plan,
     pub timings: Timings,
+    pub work: WorkDocument,
     /// By plan and apply together.
     pub written: WrittenDocument,
 }
@@ -87,6 +95,10 @@ pub struct Engine<D, S> {
     devices: Vec<InterfaceFacts>,
     /// No program can still run on the standby side.
     graced: bool,
+    sessions: Sessions,
+    /// Contents of which the store was given what they were parsed into.
+    cached: HashSet<[u8; 32]>,
+    warmed: Option<Weak<Snapshot>>,
 }
 
 /// What the store holds.
@@ -102,7 +114,20 @@ struct Memory {
 impl<D: Datapath, S: Store> Engine<D, S> {
     pub fn new(datapath: D, store: S, options: EngineOptions) -> Self {
         let parser = Parser::new(Options { ignore_foreign: options.ignore_foreign });
-        Self { datapath, store, options, parser, memory: None, live: None, devices: Vec::new(), graced: false }
+        let sessions = Sessions::new(options.proc.clone());
+        Self {
+            datapath,
+            store,
+            options,
+            parser,
+            memory: None,
+            live: None,
+            devices: Vec::new(),
+            graced: false,
+            sessions,
+            cached: HashSet::new(),
+            warmed: None,
+        }
     }
 
     pub fn node(&self) -> &Arc<str> {
@@ -115,6 +140,36 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     pub fn datapath(&mut self) -> &mut D {
         &mut self.datapath
+    }
+
+    /// A change is on its way: what takes time and can be known before it arrives is begun.
+    pub fn foresee(&mut self) {
+        self.sessions.foresee();
+    }
+
+    /// Makes ready for the next change, in a moment when nobody waits.
+    pub fn warm(&mut self) {
+        let Some(snapshot) = self.snapshot() else { return };
+        if self.warmed.as_ref().is_some_and(|warmed| warmed.as_ptr() == Arc::as_ptr(&snapshot)) {
+            return;
+        }
+        self.warmed = Some(Arc::downgrade(&snapshot));
+        snapshot.compiled.warm();
+        let mut made = Vec::new();
+        for (file, parsed) in snapshot.manifests.files.iter().zip(self.parser.parsed()) {
+            let known = || self.cached.contains(&file.hash.0);
+            if parsed.hash() == file.hash
+                && !known()
+                && let Some(bytes) = parsed.encode(file)
+            {
+                made.push((file.hash.0, bytes));
+            }
+        }
+        self.cached = snapshot.manifests.files.iter().map(|file| file.hash.0).collect();
+        // Without it the next start takes longer.
+        if let Err(error) = self.store.cache(&made) {
+            tracing::debug!(%error, "what was parsed is not kept");
+        }
     }
 
     /// The next plan looks at the kernel and the store again.
@@ -136,26 +191,51 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     fn try_plan(&mut self, manifests: &Manifests, look: Look) -> Result<Planned, Error> {
         let mut timings = Timings::default();
         let mut watch = Stopwatch::start();
-        let inventory = self.parser.parse(manifests).map_err(Error::Manifests)?;
+        // Only the first set of a process is large and known to the store.
+        let first = self.parser.parsed().is_empty();
+        let found = RefCell::new(Vec::new());
+        let cached = |file: &weir_schema::File| {
+            if !first {
+                return None;
+            }
+            let made = self.store.cached(&file.hash.0).ok().flatten()?;
+            found.borrow_mut().push(file.hash.0);
+            Some(made)
+        };
+        let parsed = self.parser.parse(manifests, cached);
+        self.cached.extend(found.into_inner());
+        let (inventory, documents) = parsed.map_err(Error::Manifests)?;
+        let mut work = WorkDocument { documents, ..WorkDocument::default() };
         timings.parse_us = watch.lap();
 
         let node = self.options.node.clone();
-        let facts = self.datapath.facts(&weir_compile::netns_needed(&inventory, &node))?;
+        let mut memory = self.remember()?;
+        let netns = match &memory.applied {
+            Some(applied) if applied.node == node => applied.compiled.netns_after(&inventory),
+            _ => weir_compile::netns_needed(&inventory, &node),
+        };
+        let facts = self.datapath.facts(&netns)?;
         timings.facts_us = watch.lap();
 
-        let mut memory = self.remember()?;
         let sequence = memory.head.as_ref().map_or(1, |head| head.sequence + 1);
         let mut numbering = memory.numbering.clone();
         let input = Input { inventory: &inventory, node: &node, facts: &facts, sequence };
-        let same = memory.applied.as_ref().filter(|applied| {
-            manifests.is(&applied.manifests.refs()) && facts == applied.facts && applied.node == node
-        });
-        let mut sessions = Sessions::Unread(self.options.proc.clone());
-        let (desired, marked) = match same {
-            Some(applied) => (applied.clone(), false),
+        let same = memory
+            .applied
+            .as_ref()
+            .filter(|applied| manifests.are(&applied.manifests) && facts == applied.facts && applied.node == node);
+        let desired = match same {
+            Some(applied) => applied.clone(),
             None => {
-                sessions = sessions.read_meanwhile();
-                let compiled = weir_compile::compile(&input, &mut numbering).map_err(Error::Compile)?;
+                self.sessions.foresee();
+                let (compiled, effort) = match &memory.applied {
+                    Some(applied) => weir_compile::compile_after(&applied.compiled, &input, &mut numbering),
+                    None => weir_compile::compile(&input, &mut numbering)
+                        .map(|compiled| (compiled, Effort { objects: inventory.len(), whole: true })),
+                }
+                .map_err(Error::Compile)?;
+                work.objects = effort.objects;
+                work.whole = effort.whole;
                 let snapshot = Snapshot {
                     manifests: manifests.clone(),
                     node: node.clone(),
@@ -163,7 +243,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
                     inventory: inventory.clone(),
                     compiled: Arc::new(compiled),
                 };
-                (Arc::new(snapshot), true)
+                Arc::new(snapshot)
             }
         };
         if memory.applied.is_none() {
@@ -184,26 +264,26 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let unfinished = memory.journal.as_ref().map(|journal| journal.phase).filter(|phase| *phase != Phase::Settled);
         // What an interrupted flip left behind is nobody's drift.
         let baseline = applied.as_ref().filter(|_| !interrupted_at_flip(unfinished));
-        let objects = match (&applied, &live) {
-            (_, None) => weir_compile::changed(&Inventory::default(), &desired.inventory),
-            (Some(applied), _) => weir_compile::changed(&applied.inventory, &desired.inventory),
+        let nothing = Inventory::default();
+        let objects =
+            weir_compile::changed(applied.as_ref().map_or(&nothing, |one| &one.inventory), &desired.inventory);
+        let told = match (&live, baseline) {
+            (None, _) if applied.is_none() => objects.clone(),
+            (None, _) => weir_compile::changed(&nothing, &desired.inventory),
+            (Some(_), Some(_)) => objects.clone(),
             // Without a record of what was applied, live stands in for it.
-            (None, _) => Vec::new(),
+            (Some(_), None) => Vec::new(),
         };
-        let objects = if baseline.is_none() && live.is_some() { Vec::new() } else { objects };
-        let mut plan = Plan::new(desired.target(), baseline.map(|applied| applied.target()), live.as_ref(), &objects);
+        let mut plan = Plan::new(desired.target(), baseline.map(|applied| applied.target()), live.as_ref(), &told);
         if let (true, Some(live), Some(applied), None) = (looks, &live, &applied, unfinished)
             && let Some(expected) = self.expected_standby(&memory, applied, live)?
         {
             plan = plan.expecting_standby(&expected, live, &desired.compiled.tables);
         }
-        if !marked && !plan.is_empty() {
-            // The tables are known; the numbers must be marked as used by the commit that this becomes.
-            weir_compile::compile(&input, &mut numbering).map_err(Error::Compile)?;
-        }
+        work.entries = plan.active.len();
         timings.plan_us = watch.lap();
         timings.live_us = watch.total();
-        Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, numbering, sessions })
+        Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, work, numbering, objects })
     }
 
     /// Whether what is known of the live tables still means the same devices. One that was made anew under its name has
@@ -265,8 +345,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         numbering: &Numbering,
     ) -> Result<Option<Snapshot>, Error> {
         // What was let through then is let through now.
-        let inventory = match Parser::new(Options { ignore_foreign: true }).parse(&manifests) {
-            Ok(inventory) => inventory,
+        let inventory = match Parser::new(Options { ignore_foreign: true }).parse(&manifests, |_| None) {
+            Ok((inventory, _)) => inventory,
             Err(error) => {
                 tracing::warn!(commit = commit.sequence, %error, "a stored commit can no longer be read");
                 return Ok(None);
@@ -356,7 +436,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     fn apply_restoring(
         &mut self,
-        mut planned: Planned,
+        planned: Planned,
         allow: Allow,
         operation: Operation,
         restores: Option<u64>,
@@ -365,14 +445,15 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             // Comments may have moved: from now on places are told from these bytes.
             if let Some(memory) = self.memory.take() {
                 let applied = Some(planned.desired.clone());
-                self.memory = Some(Arc::new(Memory { applied, ..Memory::clone(&memory) }));
+                let numbering = planned.numbering.clone();
+                self.memory = Some(Arc::new(Memory { applied, numbering, ..Memory::clone(&memory) }));
             }
             let timings = Timings { total_us: planned.timings.live_us, ..planned.timings };
-            let Planned { desired, applied: before, plan, .. } = planned;
+            let Planned { desired, applied: before, plan, work, .. } = planned;
             let written = WrittenDocument::default();
-            return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings, written });
+            return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings, work, written });
         }
-        self.guard(&mut planned, allow)?;
+        self.guard(&planned, allow)?;
         let nobody_wants_back = !planned.plan.drift.is_empty() || interrupted_at_flip(planned.unfinished);
         let applied = self.execute(planned, operation, restores);
         match &applied {
@@ -388,11 +469,11 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         applied
     }
 
-    fn guard(&self, planned: &mut Planned, allow: Allow) -> Result<(), Error> {
+    fn guard(&mut self, planned: &Planned, allow: Allow) -> Result<(), Error> {
         let desired = &planned.desired.inventory;
         if let (false, Some(applied)) = (allow.mass_delete, &planned.applied) {
-            let changes = weir_compile::changed(&applied.inventory, desired);
-            if let Some(refusal) = guard::mass_delete(&changes, &applied.inventory, desired) {
+            let refusal = guard::mass_delete(&planned.objects, &applied.inventory, desired);
+            if let Some(refusal) = refusal {
                 return Err(Error::Guard(refusal));
             }
         }
@@ -405,9 +486,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         }
         let Some(applied) = &planned.applied else { return Ok(()) };
         if !allow.lockout && !planned.plan.active.is_empty() {
-            let sessions = std::mem::replace(&mut planned.sessions, Sessions::Unread(self.options.proc.clone())).get();
             let refusal = guard::lockout(
-                sessions,
+                self.sessions.get(),
                 |session| passes(applied, session),
                 |session| passes(&planned.desired, session),
             );
@@ -419,7 +499,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     }
 
     fn execute(&mut self, planned: Planned, operation: Operation, restores: Option<u64>) -> Result<Applied, Error> {
-        let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, mut numbering, .. } = planned;
+        let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, work, mut numbering, .. } =
+            planned;
         let mut watch = Stopwatch::start();
         let mut journal = Journal {
             sequence,
@@ -507,7 +588,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             "applied"
         );
         let written = WrittenDocument::default();
-        Ok(Applied { commit: Some(commit), flipped: flips, desired, before: applied, plan, timings, written })
+        Ok(Applied { commit: Some(commit), flipped: flips, desired, before: applied, plan, timings, work, written })
     }
 
     fn stage(&mut self, plan: &Plan, warm: bool) -> Result<(), Error> {
@@ -645,9 +726,9 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     /// Goes back to `target`, as planned by [`Self::plan_rollback`], and stays there until somebody resumes: the source
     /// is not followed, and what was applied is kept as it is.
-    pub fn rollback(&mut self, target: &Commit, mut planned: Planned, allow: Allow) -> Result<Applied, Error> {
+    pub fn rollback(&mut self, target: &Commit, planned: Planned, allow: Allow) -> Result<Applied, Error> {
         if !planned.is_settled() {
-            self.guard(&mut planned, allow)?;
+            self.guard(&planned, allow)?;
         }
         let before = self.store.suspension()?;
         let reason = format!("rolled back to commit {}", target.sequence);

@@ -171,7 +171,9 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Manifests(_) | Self::Compile(_) | Self::Guard(_) => Exit::INVALID,
-            Self::Source(SourceError::Unnamed | SourceError::UnknownScheme { .. }) => Exit::USAGE,
+            Self::Source(SourceError::Unnamed | SourceError::UnknownScheme { .. } | SourceError::Malformed { .. }) => {
+                Exit::USAGE
+            }
             Self::Source(SourceError::Etcd(error)) => match error {
                 EtcdError::Address { .. } => Exit::USAGE,
                 EtcdError::ValueTooLarge { .. } => Exit::INVALID,

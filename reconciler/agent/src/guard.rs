@@ -97,11 +97,11 @@ pub fn mass_delete(changes: &[(ObjectRef, Action)], applied: &Inventory, desired
 
 /// Established sessions that pass now and would not pass then.
 pub fn lockout(
-    sessions: Vec<Session>,
+    sessions: &[Session],
     passes_now: impl Fn(&Session) -> bool,
     passes_then: impl Fn(&Session) -> bool,
 ) -> Option<Refusal> {
-    let cut: Vec<_> = sessions.into_iter().filter(|session| !passes_then(session) && passes_now(session)).collect();
+    let cut: Vec<_> = sessions.iter().filter(|session| !passes_then(session) && passes_now(session)).copied().collect();
     (!cut.is_empty()).then_some(Refusal::Lockout { sessions: cut })
 }
 
@@ -159,7 +159,7 @@ mod tests {
         let session =
             |port: u16| Session { local: ([192, 0, 2, 1], port).into(), remote: ([198, 51, 100, 7], 50000).into() };
         let sessions = vec![session(22), session(80), session(443)];
-        let refusal = lockout(sessions, |s| s.local.port() != 443, |s| s.local.port() == 80);
+        let refusal = lockout(&sessions, |s| s.local.port() != 443, |s| s.local.port() == 80);
         assert_eq!(refusal, Some(Refusal::Lockout { sessions: vec![session(22)] }));
     }
 }

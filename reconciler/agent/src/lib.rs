@@ -43,7 +43,7 @@ pub use client::Client;
 pub use documents::{
     AgentDocument, ApplyDocument, AttachmentDocument, CommitDocument, DropDocument, GenerationDocument,
     HistoryDocument, ListDocument, LostDocument, PartyDocument, PendingDocument, RuleDocument, StatusDocument,
-    StepDocument, SuspendDocument, SuspensionDocument, TableDocument, TraceDocument, WrittenDocument,
+    StepDocument, SuspendDocument, SuspensionDocument, TableDocument, TraceDocument, WorkDocument, WrittenDocument,
 };
 pub use engine::{Applied, Engine, EngineOptions, Look, Planned};
 pub use error::{Error, Exit, Failure, Problem};

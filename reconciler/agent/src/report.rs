@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use weir_abi::{Counter, Direction};
-use weir_plan::{ObjectRef, Operation, Plan, Provenance, Store};
+use weir_plan::{ObjectRef, Operation, Plan, Store};
 use weir_schema::Object;
 
 use crate::{
@@ -73,9 +73,7 @@ impl<D: Inspect, S: Store> Engine<D, S> {
     /// Counters of numbers that stood for another rule once. Neither side speaks of that one any more.
     fn reset_reused(&mut self, planned: &Planned) -> Result<(), Error> {
         let Some(applied) = planned.applied.as_ref().filter(|_| !planned.is_settled()) else { return Ok(()) };
-        let known = |number| applied.compiled.provenance.rule(number);
-        let new = planned.desired.rules().filter(|(number, rule)| known(*number) != Some(*rule));
-        let new: Vec<u32> = new.map(|(number, _)| number).collect();
+        let new = planned.desired.compiled.provenance.rules_since(&applied.compiled.provenance);
         Ok(self.datapath().reset_rules(&new)?)
     }
 

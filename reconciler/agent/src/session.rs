@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 /// An established TCP session to a port that this host listens on.
@@ -27,29 +28,48 @@ pub fn sessions(proc: &Path) -> Vec<Session> {
     parse(&text("tcp"), &text("tcp6"))
 }
 
-/// The sessions, for whoever asks for them.
+/// The sessions, for whoever asks for them. The kernel goes through every bucket of its tables for each reading, which
+/// takes longer than compiling a change: it is done beside other work, and for what follows soon after not again.
 #[derive(Debug)]
-pub(crate) enum Sessions {
-    Unread(PathBuf),
-    /// The kernel goes through every bucket of its tables, and that takes as long as compiling: both at once.
-    Reading(PathBuf, JoinHandle<Vec<Session>>),
+pub(crate) struct Sessions {
+    proc: PathBuf,
+    reading: Option<(Instant, JoinHandle<Vec<Session>>)>,
+    read: Option<(Instant, Vec<Session>)>,
 }
 
+/// A session that is younger than this may be overlooked.
+const FRESH: Duration = Duration::from_secs(2);
+
 impl Sessions {
-    pub fn read_meanwhile(self) -> Self {
-        let Self::Unread(proc) = self else { return self };
-        let path = proc.clone();
-        match thread::Builder::new().name("weir-sessions".to_owned()).spawn(move || sessions(&path)) {
-            Ok(thread) => Self::Reading(proc, thread),
-            Err(_) => Self::Unread(proc),
-        }
+    pub const fn new(proc: PathBuf) -> Self {
+        Self { proc, reading: None, read: None }
     }
 
-    pub fn get(self) -> Vec<Session> {
-        match self {
-            Self::Unread(proc) => sessions(&proc),
-            Self::Reading(proc, thread) => thread.join().unwrap_or_else(|_| sessions(&proc)),
+    /// Begins to read, unless that was done a moment ago.
+    pub fn foresee(&mut self) {
+        let fresh = |at: &Instant| at.elapsed() < FRESH / 2;
+        let soon = self.reading.iter().map(|(at, _)| at).chain(self.read.iter().map(|(at, _)| at)).any(fresh);
+        if soon {
+            return;
         }
+        let path = self.proc.clone();
+        let thread = thread::Builder::new().name("weir-sessions".to_owned()).spawn(move || sessions(&path));
+        // Without a thread they are read when they are asked for.
+        self.reading = thread.ok().map(|thread| (Instant::now(), thread));
+    }
+
+    pub fn get(&mut self) -> &[Session] {
+        if let Some((at, reading)) = self.reading.take_if(|(at, reading)| {
+            // What was read before is good enough while the next reading is under way.
+            let known = self.read.as_ref().is_some_and(|(at, _)| at.elapsed() < FRESH);
+            reading.is_finished() || !known || at.elapsed() > FRESH
+        }) {
+            self.read = reading.join().ok().map(|sessions| (at, sessions));
+        }
+        if self.read.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
+            self.read = Some((Instant::now(), sessions(&self.proc)));
+        }
+        self.read.as_ref().map_or(&[], |(_, sessions)| sessions)
     }
 }
 

@@ -65,9 +65,17 @@ pub struct SourceArgs {
     /// A directory (read recursively) or a manifest; repeatable; `-` is standard input
     #[arg(short = 'f', long = "filename", value_name = "PATH", env = "WEIR_FILENAME")]
     pub filenames: Vec<String>,
-    /// The same as a source: `dir:PATH`, or `etcd://HOST:2379[,HOST2:2379]/PREFIX/` (`etcds://` for TLS)
+    /// The same as a source: `dir:PATH`, `git+file:///PATH`, `git+https://HOST/PATH`, `git+ssh://USER@HOST/PATH` (after
+    /// `#` a branch, a tag or a full commit id), `etcd://HOST:2379[,HOST2:2379]/PREFIX/` (`etcds://` for TLS)
     #[arg(long, value_name = "SOURCE", env = "WEIR_SOURCE", conflicts_with = "filenames")]
     pub source: Option<String>,
+    /// Of a git source, only what is below this directory
+    #[arg(long, value_name = "DIR", env = "WEIR_PATH")]
+    pub path: Option<String>,
+    /// Of a git source, accept only commits signed by somebody on this list: ssh-keygen's allowed signers, or OpenPGP
+    /// public keys; repeatable
+    #[arg(long, value_name = "FILE", env = "WEIR_VERIFY_SIGNATURES", value_delimiter = ',')]
+    pub verify_signatures: Vec<PathBuf>,
     /// Skip objects of other systems' groups instead of refusing them
     #[arg(long, env = "WEIR_IGNORE_FOREIGN")]
     pub ignore_foreign: bool,
@@ -111,6 +119,21 @@ pub struct FleetArgs {
     pub status_to: Option<String>,
 }
 
+/// Two commits of one repository, for whoever reviews a change: no agent, kernel, privilege or state is needed.
+#[derive(Args, Clone, Debug)]
+pub struct RevisionArgs {
+    /// Show instead what differs between two commits (here: the former) of the git source, or of the repository around
+    /// the directory `-f`, by default the current one
+    #[arg(long, value_name = "REV")]
+    pub from: Option<String>,
+    /// The latter commit
+    #[arg(long, value_name = "REV", requires = "from", default_value = "HEAD")]
+    pub to: String,
+    /// On every node that either commit names, not only on --node
+    #[arg(long, requires = "from")]
+    pub all_nodes: bool,
+}
+
 #[derive(Args, Clone, Copy, Debug)]
 pub struct AllowArgs {
     /// Delete everything of a kind, or over half of ten or more objects
@@ -132,6 +155,8 @@ pub enum Verb {
     Diff {
         #[command(flatten)]
         source: SourceArgs,
+        #[command(flatten)]
+        revisions: RevisionArgs,
     },
     /// As diff, and exits 0
     Plan {
@@ -255,6 +280,9 @@ pub struct Intervals {
     /// After this long the standby side is brought up to date; until then a rollback is one flip
     #[arg(long, env = "WEIR_CATCH_UP", default_value = "1m", value_name = "DURATION", value_parser = duration)]
     pub catch_up: Duration,
+    /// How often a remote git repository is asked
+    #[arg(long, env = "WEIR_POLL", default_value = "1m", value_name = "DURATION", value_parser = duration)]
+    pub poll: Duration,
     /// How long the source must be at rest before it is believed: 50ms by default; 10ms for keys in etcd, each of which
     /// is whole by itself
     #[arg(long, env = "WEIR_REST", value_name = "DURATION", value_parser = duration)]

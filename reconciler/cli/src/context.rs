@@ -90,9 +90,27 @@ pub fn open_store(path: &Path) -> Result<SledStore, StoreError> {
 }
 
 impl SourceArgs {
-    fn access(&self, global: &Global) -> Access {
-        let git = GitOptions { cache: global.state_dir.join("git"), ..GitOptions::default() };
-        Access { git, etcd: self.etcd.options() }
+    pub fn access(&self, global: &Global) -> Access {
+        Access { git: self.git_options(global), etcd: self.etcd.options() }
+    }
+
+    fn git_options(&self, global: &Global) -> GitOptions {
+        GitOptions {
+            path: self.path.clone().unwrap_or_default(),
+            cache: global.state_dir.join("git"),
+            signers: self.verify_signatures.clone(),
+            ..GitOptions::default()
+        }
+    }
+
+    /// What is asked of git must not be dropped in silence, least of all signatures.
+    fn refuse_git_flags(&self) -> Result<(), Error> {
+        let flag = match (&self.path, self.verify_signatures.as_slice()) {
+            (None, []) => return Ok(()),
+            (Some(_), _) => "--path",
+            _ => "--verify-signatures",
+        };
+        Err(Error::Usage { what: format!("{flag} is for git sources: `--source git+…`") })
     }
 }
 
@@ -135,11 +153,21 @@ impl Source {
             None => args.filenames.iter().map(|text| SourceSpec::parse(text)).collect::<Result<_, _>>()?,
         };
         let access = args.access(global);
+        if !matches!(specs.as_slice(), [SourceSpec::Git(_)]) {
+            args.refuse_git_flags()?;
+        }
         match specs.as_slice() {
             [SourceSpec::Stdin] => return Ok(Self { name: String::new(), specs: Vec::new(), access }),
-            [spec @ (SourceSpec::Git(_) | SourceSpec::Etcd(_))] => {
-                return Ok(Self { name: spec.to_string(), specs, access });
+            [spec @ SourceSpec::Git(text)] => {
+                let mut name = spec.to_string();
+                if !access.git.path.is_empty() {
+                    // As `git show` takes it.
+                    let reference = if text.contains('#') { "" } else { "#HEAD" };
+                    name = format!("{name}{reference}:{}", access.git.path);
+                }
+                return Ok(Self { name, specs, access });
             }
+            [spec @ SourceSpec::Etcd(_)] => return Ok(Self { name: spec.to_string(), specs, access }),
             // Refuses mixtures.
             specs => drop(SourceSpec::directories(specs)?),
         }

@@ -8,6 +8,7 @@
 //! depend on what is live.
 #![forbid(unsafe_code)]
 
+mod assumed;
 mod cidr_filter;
 mod cidrs;
 mod cilium_policy;
@@ -43,8 +44,9 @@ use std::{
 
 use weir_abi::{Settings, settings_flags};
 use weir_plan::{Capacity, NodeFacts, Numbering, OutOfNumbers, Pending, Table, Tables, Wiring};
-use weir_schema::{EndpointSpec, Inventory, Spec};
+use weir_schema::{EndpointSpec, Inventory, Object, Spec};
 
+pub use assumed::{assumed_facts, nodes};
 pub use edit::{Effort, compile_after};
 pub use error::{CompileError, code};
 pub use limits::Usage;
@@ -125,8 +127,11 @@ impl Eq for Compiled {}
 
 /// The network namespaces that this node's endpoints are in: what to ask the datapath for. Sorted.
 pub fn netns_needed(inventory: &Inventory, node: &str) -> Vec<String> {
-    let mut list: Vec<String> = inventory
-        .objects()
+    netns_of(inventory.of_kind("weir", "Endpoint"), node)
+}
+
+fn netns_of(objects: impl Iterator<Item = Arc<Object>>, node: &str) -> Vec<String> {
+    let mut list: Vec<String> = objects
         .filter_map(|object| match &object.spec {
             Spec::Endpoint(spec) if spec.node == node => spec.attach.netns.clone(),
             _ => None,
@@ -261,6 +266,24 @@ impl Compiled {
         }
         let state = Arc::new(State::new(self)?);
         Ok(Arc::clone(self.state.get_or_init(|| state)))
+    }
+
+    /// [`netns_needed`] for a set that differs from this one.
+    pub fn netns_after(&self, inventory: &Inventory) -> Vec<String> {
+        let changes = self.provenance.inventory.changes_to(inventory);
+        let is_own =
+            |object: &Arc<Object>| matches!(&object.spec, Spec::Endpoint(spec) if *spec.node == *self.basis.node);
+        let replaced = changes.replaced().flat_map(|(from, to)| [from, to]);
+        let moved = changes.added().chain(changes.removed()).chain(replaced).any(|object| is_own(&object));
+        if moved {
+            let Some(state) = self.state.get() else { return netns_needed(inventory, &self.basis.node) };
+            let mut own = state.shape.clone();
+            changes.removed().for_each(|object| drop(own.remove(&reference(&object))));
+            let now = changes.added().chain(changes.replaced().map(|(_, to)| to));
+            now.for_each(|object| drop(own.insert(reference(&object), object)));
+            return netns_of(own.iter().map(|(_, object)| Arc::clone(object)), &self.basis.node);
+        }
+        self.basis.facts.netns.iter().map(|netns| netns.netns.clone()).collect()
     }
 
     /// Makes ready for an edit, in a moment when nobody waits.

@@ -115,6 +115,12 @@ impl Origins {
         self.rules.iter().map(|(number, origin)| (*number, &origin.rule))
     }
 
+    /// The numbers that stand for another rule than in `former`, or did not stand for any.
+    pub fn rules_since(&self, former: &Self) -> Vec<u32> {
+        let changes = former.rules.diff(&self.rules);
+        changes.into_iter().filter(|change| change.to.is_some()).map(|change| change.key).collect()
+    }
+
     /// The same without the objects themselves, for messages.
     pub fn without_places(&self) -> Self {
         Self { inventory: Inventory::default(), ..self.clone() }

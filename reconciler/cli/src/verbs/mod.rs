@@ -7,6 +7,7 @@ mod history;
 mod monitor;
 mod plan;
 mod push;
+mod revisions;
 mod run;
 mod schema;
 mod status;
@@ -19,7 +20,7 @@ use clap::CommandFactory;
 use weir_agent::{Error, Exit};
 
 use crate::{
-    args::{Cli, Verb},
+    args::{Cli, RevisionArgs, Verb},
     context::Context,
     out,
 };
@@ -35,6 +36,9 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
             Ok(Exit::DONE)
         }
         Verb::Doctor => doctor::run(context),
+        Verb::Diff { source, revisions: RevisionArgs { from: Some(from), to, all_nodes } } => {
+            revisions::run(context, &source, &from, &to, all_nodes)
+        }
         Verb::Run { source, intervals, fleet } => run::run(context, &source, intervals, &fleet),
         Verb::Push { source, to } => push::push(context, &source, &to),
         Verb::Pull { from, directory, replace, etcd } => push::pull(context, &from, &directory, replace, &etcd),
@@ -46,7 +50,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
 /// Verbs that ask the agent first.
 async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
     match verb {
-        Verb::Diff { source } => plan::run(context, &source, true).await,
+        Verb::Diff { source, revisions: RevisionArgs { from: None, .. } } => plan::run(context, &source, true).await,
         Verb::Plan { source } => plan::run(context, &source, false).await,
         Verb::Apply { source, allow } => apply::run(context, &source, allow).await,
         Verb::Rollback { sequence, allow } => apply::rollback(context, sequence, allow).await,
@@ -63,6 +67,7 @@ async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
         | Verb::Completions { .. }
         | Verb::Doctor
         | Verb::Run { .. }
+        | Verb::Diff { revisions: RevisionArgs { from: Some(_), .. }, .. }
         | Verb::Push { .. }
         | Verb::Pull { .. } => {
             unreachable!("`run` takes these")

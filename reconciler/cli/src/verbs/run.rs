@@ -17,6 +17,8 @@ pub fn run(context: &Context, args: &SourceArgs, intervals: Intervals, fleet: &F
     if source.specs.is_empty() {
         return Err(Error::Usage { what: "an agent follows a source; standard input is read once".to_owned() });
     }
+    let mut access = source.access;
+    access.git.poll = intervals.poll;
     let usual = WatchOptions::default();
     let rest = intervals.rest.unwrap_or(match source.specs.as_slice() {
         [SourceSpec::Etcd(_)] => ETCD_REST,
@@ -24,7 +26,7 @@ pub fn run(context: &Context, args: &SourceArgs, intervals: Intervals, fleet: &F
     });
     let options = RunOptions {
         specs: source.specs,
-        access: source.access,
+        access,
         source: source.name,
         socket: context.global.socket.clone(),
         watch: WatchOptions { rest, resync: intervals.resync, ..usual },
