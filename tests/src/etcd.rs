@@ -45,7 +45,14 @@ impl Etcd {
         etcd
     }
 
-    /// In a network namespace, at one of its addresses.
+    /// At its usual ports: for a test that has a network namespace of its own.
+    pub fn at_usual_ports(address: &str, words: &[&str]) -> Self {
+        let mut etcd = Self::plan(address, 2379, 2380, words);
+        etcd.run();
+        etcd
+    }
+
+    /// In a network namespace, at one of its addresses and its usual ports.
     pub fn inside(netns: &str, address: &str, words: &[&str]) -> Self {
         let mut etcd = Self::plan(address, 2379, 2380, words);
         etcd.netns = Some(netns.to_owned());

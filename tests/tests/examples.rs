@@ -87,5 +87,5 @@ fn git() {
 #[test]
 fn every_example_has_its_test() {
     let entries = fs::read_dir(examples()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert_eq!(entries.collect::<BTreeSet<_>>(), ["git", "policies", "quickstart"].map(str::to_owned).into());
+    assert_eq!(entries.collect::<BTreeSet<_>>(), ["etcd", "git", "policies", "quickstart"].map(str::to_owned).into());
 }

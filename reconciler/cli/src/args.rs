@@ -206,7 +206,7 @@ pub enum Verb {
         #[arg(long)]
         all: bool,
         /// With --all, the nodes' source
-        #[arg(long, env = "WEIR_SOURCE", value_name = "SOURCE", requires = "all")]
+        #[arg(long, env = "WEIR_SOURCE", value_name = "SOURCE")]
         from: Option<String>,
         #[command(flatten)]
         fleet: FleetArgs,

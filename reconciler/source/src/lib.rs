@@ -1,11 +1,11 @@
-//! Where manifests come from: a directory, a file, standard input (later git and etcd).
+//! Where manifests come from: a directory, a file, standard input, etcd (later git).
 //!
 //! A source delivers a [`Revision`]: every file below its root as (path, bytes, SHA-256), or an error. It promises that
 //! a revision is a state that really existed ([`DirSource::settled`]: two equal looks), and that a root that is
 //! missing, unmounted or half listed is an error and never an empty set. [`Watch`] follows a directory: events are
 //! only hints, each one means "look again".
 //!
-//! It must never know a kind, parse a manifest, or write.
+//! It must never know a kind or parse a manifest, and it writes only what it is told to publish or to pull.
 #![forbid(unsafe_code)]
 
 mod dir;

@@ -258,6 +258,8 @@ impl Follower {
     /// Pushed sets, until none is named any more.
     async fn follow_sets(&mut self, session: &Session, pointer: Pointer) -> Result<(), EtcdError> {
         let Pointer { value: Some(mut value), mut revision, .. } = pointer else { return Ok(()) };
+        // Should they be in force again, they are read again.
+        self.space = KeySpace::default();
         let mut watcher = Watcher::start(session, self.keys.revision(), None, revision + 1).await?;
         let mut again = Backoff::new(self.options.resync);
         let asked = self.asked.clone();
