@@ -16,7 +16,7 @@ use super::{
     program::{Deadline, Ran, git_in, run, run_git},
 };
 
-/// The lists of signers, and the commit that was last found to be by one of them.
+/// The lists of signers, and what was last found of a commit.
 ///
 /// Only the commit that the reference names must be signed: it names its whole tree, and every object's bytes are
 /// compared with its name. What came before is history.
@@ -24,7 +24,15 @@ use super::{
 pub(crate) struct Signers {
     paths: Vec<PathBuf>,
     prepared: Option<Prepared>,
-    accepted: Option<(ObjectId, [u8; 32])>,
+    judged: Option<Judged>,
+}
+
+/// The last commit that was looked at, by these lists. Somebody who looks again every second need not ask again.
+#[derive(Debug)]
+struct Judged {
+    commit: ObjectId,
+    digest: [u8; 32],
+    verdict: Result<(), SignatureFault>,
 }
 
 #[derive(Debug)]
@@ -37,7 +45,7 @@ struct Prepared {
 
 impl Signers {
     pub fn new(paths: &[PathBuf]) -> Self {
-        Self { paths: paths.to_vec(), prepared: None, accepted: None }
+        Self { paths: paths.to_vec(), prepared: None, judged: None }
     }
 
     pub fn are_named(&self) -> bool {
@@ -57,18 +65,23 @@ impl Signers {
             return Ok(());
         }
         let digest = self.prepare(deadline)?;
-        if self.accepted == Some((commit, digest)) {
-            return Ok(());
-        }
         let refused = |fault| GitError::Signature { commit: commit.to_string(), author: author.to_owned(), fault };
         if !signed {
             return Err(refused(SignatureFault::Unsigned));
         }
+        if let Some(judged) = &self.judged
+            && (judged.commit, judged.digest) == (commit, digest)
+        {
+            return judged.verdict.clone().map_err(refused);
+        }
         let Some(prepared) = &self.prepared else { return Err(refused(SignatureFault::Unsigned)) };
         let ran = verify(git_dir, commit, prepared.home.path(), deadline)?;
-        judge(&ran).map_err(refused)?;
-        self.accepted = Some((commit, digest));
-        Ok(())
+        let verdict = judge(&ran);
+        // That gpg failed to run, say, is nothing to remember.
+        if !matches!(verdict, Err(SignatureFault::Unchecked { .. })) {
+            self.judged = Some(Judged { commit, digest, verdict: verdict.clone() });
+        }
+        verdict.map_err(refused)
     }
 
     fn prepare(&mut self, deadline: &Deadline) -> Result<[u8; 32], GitError> {
