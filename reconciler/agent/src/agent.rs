@@ -1,15 +1,18 @@
 //! Keeps a node as its source says: the decisions of the loop, one method per event. All of it runs on one thread.
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use weir_plan::Store;
+use weir_plan::{Commit, Plan, Provenance, Store};
 use weir_source::{Revision, SourceError};
 
 use crate::{
-    AgentDocument, Allow, Applied, ApplyDocument, Engine, Error, Failure, Inspect, Look, Manifests, Planned, Snapshot,
-    StatusDocument, SuspendDocument, Timings, clock,
+    AgentDocument, Allow, Applied, ApplyDocument, Engine, Error, Failure, Inspect, Look, Manifests, Planned, SHOWN,
+    Snapshot, StatusDocument, SuspendDocument, SuspensionDocument, Timings, clock,
+    conditions::{Conditions, Knowledge},
+    waiting::Waiting,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +44,10 @@ pub struct Agent<D, S> {
     source: Arc<str>,
     /// What the source delivered last.
     wanted: Option<Manifests>,
+    /// It was applied.
+    follows: bool,
+    /// The source has said something, and what came of it is known.
+    heard: bool,
     /// Why the source delivers nothing, as of its last word.
     source_failure: Option<Failure>,
     /// Why what it delivered is not live.
@@ -49,7 +56,10 @@ pub struct Agent<D, S> {
     retry_at: Option<Instant>,
     verify_at: Instant,
     catch_up_at: Option<Instant>,
-    pending: bool,
+    waiting: Waiting,
+    conditions: Conditions,
+    /// Programs that are attached in another way than was wanted.
+    attachments: Vec<String>,
     suspended: bool,
     /// Suspended by somebody who wants to be left alone: drift is shown, and nothing is written.
     hands_off: bool,
@@ -70,13 +80,17 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             intervals,
             source: source.into(),
             wanted: None,
+            follows: false,
+            heard: false,
             source_failure: None,
             failure: None,
             attempts: 0,
             retry_at: None,
             verify_at: Instant::now() + intervals.verify,
             catch_up_at: None,
-            pending: false,
+            waiting: Waiting::default(),
+            conditions: Conditions::default(),
+            attachments: Vec::new(),
             suspended: false,
             hands_off: false,
             drift: 0,
@@ -102,31 +116,49 @@ impl<D: Inspect, S: Store> Agent<D, S> {
     pub fn deliver(&mut self, outcome: Result<Arc<Revision>, Arc<SourceError>>) {
         match outcome {
             Ok(revision) => {
-                tracing::info!(revision = revision.id, files = revision.files.len(), "the source delivered");
-                self.source_failure = None;
+                let (files, stale) = (revision.files.len(), self.source_failure.take().is_some());
+                if stale {
+                    tracing::info!(event = "source-back", revision = revision.id, "the source delivers again");
+                }
+                tracing::info!(event = "delivered", revision = revision.id, files, "the source delivered");
                 self.wanted = Some(Manifests::new(&self.source, &revision));
+                self.follows = false;
                 self.attempts = 0;
                 self.reconcile(Look::Known);
             }
             Err(error) => {
-                tracing::warn!(%error, "the source delivers nothing; the last good revision stays live");
-                self.source_failure = Some(Failure {
+                let failure = Failure {
                     code: error.code().to_owned(),
                     message: error.to_string(),
                     help: Some(error.help().to_owned()),
                     exit: crate::Exit::SOURCE,
                     errors: Vec::new(),
-                });
+                };
+                tracing::warn!(
+                    event = "source-stale",
+                    code = failure.code,
+                    %error,
+                    "the source delivers nothing; the last good revision stays live"
+                );
+                self.source_failure = Some(failure);
                 // A start without a source: what was live before is still to be kept so.
                 if self.wanted.is_none() {
                     self.reconcile(Look::Known);
                 }
             }
         }
+        self.heard = true;
+        self.take_note();
     }
 
-    /// Devices or addresses changed, or may have.
-    pub fn look_at_node(&mut self) {
+    /// Devices, addresses or namespaces changed, or are about to.
+    pub fn hint(&mut self) {
+        self.waiting.hint(Instant::now());
+        self.look_at_node();
+        self.take_note();
+    }
+
+    fn look_at_node(&mut self) {
         match self.node_changed() {
             Ok(false) => {}
             // A device that was made anew has lost its programs: only the kernel knows.
@@ -146,26 +178,36 @@ impl<D: Inspect, S: Store> Agent<D, S> {
     pub fn tick(&mut self) {
         self.engine.warm();
         let now = Instant::now();
+        let mut acted = false;
         if self.retry_at.is_some_and(|at| at <= now) {
             self.reconcile(Look::Known);
+            acted = true;
         }
         if self.verify_at <= now {
             self.reconcile(Look::Kernel);
+            acted = true;
         }
-        if self.pending && self.failure.is_none() {
+        if self.failure.is_none() && self.waiting.is_due(now) {
             self.look_at_node();
+            self.waiting.tried(Instant::now(), self.intervals.retry_most);
+            acted = true;
         }
         if self.suspended && matches!(self.engine.suspension(), Ok(None)) {
-            tracing::info!("the suspension is over");
+            tracing::info!(event = "resumed", epoch = self.engine.epoch(), "the suspension is over");
             self.reconcile(Look::Kernel);
+            acted = true;
         }
         if self.catch_up_at.is_some_and(|at| at <= now) {
             self.catch_up_at = None;
+            acted = true;
             match self.engine.catch_up() {
-                Ok(true) => tracing::info!("the standby side has caught up"),
+                Ok(true) => tracing::info!(event = "caught-up", "the standby side has caught up"),
                 Ok(false) => {}
                 Err(error) => self.failed(&error),
             }
+        }
+        if acted {
+            self.take_note();
         }
     }
 
@@ -197,6 +239,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             Some(wanted) if !self.suspended => {
                 let wanted = wanted.clone();
                 self.bring_live(&wanted, look, Allow::default())?;
+                self.follows = true;
                 Ok(())
             }
             _ => self.keep(look),
@@ -244,19 +287,31 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             self.verified_unix_ms = Some(clock::unix_ms());
         }
         self.drift = 0;
-        self.pending = !applied.desired.compiled.pending.is_empty();
         match &applied.commit {
             Some(commit) => {
                 self.timings = applied.timings;
                 self.healed += commit.drift;
+                tell_objects(applied, commit);
                 if commit.drift > 0 {
-                    tracing::warn!(entries = commit.drift, "somebody else changed the live state; healed");
+                    tell_drift(&applied.plan, &applied.desired, Some(commit));
+                    tracing::warn!(
+                        event = "healed",
+                        operation = %commit.operation,
+                        sequence = commit.sequence,
+                        epoch = commit.epoch,
+                        entries = commit.drift,
+                        "somebody else changed the live state; healed"
+                    );
                 }
             }
             None => {
                 tracing::debug!(phases = applied.timings.phases(), "nothing to do");
                 self.idle_timings = applied.timings;
             }
+        }
+        self.tell_waiting(applied);
+        if applied.commit.is_some() || look == Look::Kernel {
+            self.look_at_attachments();
         }
         let behind = self.catch_up_at.is_none() && self.engine.standby_is_behind();
         if applied.flipped || behind {
@@ -267,12 +322,43 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         self.publish();
     }
 
+    fn tell_waiting(&mut self, applied: &Applied) {
+        let epoch = self.engine.epoch();
+        let news = self.waiting.update(&applied.desired.compiled.pending, Instant::now());
+        for (object, code) in news.waits {
+            tracing::warn!(event = "pending", epoch, %object, code, "an object waits for something on the node");
+        }
+        for object in news.attached {
+            // One that was taken out of the manifests waits no longer, either.
+            if applied.desired.object(&object).is_some() {
+                tracing::info!(event = "attached", epoch, %object, "what an object waited for is there");
+            }
+        }
+    }
+
+    fn look_at_attachments(&mut self) {
+        // Told in the status when it is asked for, as well: there a failure is an answer.
+        if let Ok(attachments) = self.engine.datapath().attachments() {
+            let otherwise = |one: crate::Attachment| {
+                let note = one.note?;
+                Some(format!("{} on {}: {} ({note})", one.program, one.interface, one.mode))
+            };
+            self.attachments = attachments.into_iter().filter_map(otherwise).collect();
+        }
+    }
+
     fn noticed(&mut self, planned: &Planned, look: Look) {
         if look == Look::Kernel {
             self.verified_unix_ms = Some(clock::unix_ms());
         }
         if planned.plan.summary.drift > self.drift {
-            tracing::warn!(entries = planned.plan.summary.drift, "somebody else changed the live state");
+            tell_drift(&planned.plan, &planned.desired, None);
+            tracing::warn!(
+                event = "drift",
+                epoch = self.engine.epoch(),
+                entries = planned.plan.summary.drift,
+                "somebody else changed the live state"
+            );
         }
     }
 
@@ -288,7 +374,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         let failure = Failure::from(error);
         // The same failure again is not news.
         if self.failure.as_ref() != Some(&failure) {
-            tracing::error!(code = failure.code, retry_in = ?wait, "{}", failure.message);
+            tracing::error!(event = "failed", code = failure.code, retry_in = ?wait, "{}", failure.message);
         }
         self.failure = Some(failure);
     }
@@ -304,9 +390,11 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             self.source_failure = None;
             self.wanted = Some(manifests.clone());
         }
+        self.follows = false;
         let applied = self.bring_live(&manifests, Look::Known, allow);
         match &applied {
             Ok(_) => {
+                self.follows = own;
                 self.failure = None;
                 self.retry_at = None;
                 self.attempts = 0;
@@ -314,6 +402,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             Err(error) if own => self.failed(error),
             Err(_) => {}
         }
+        self.take_note();
         Ok(applied?.document())
     }
 
@@ -331,26 +420,79 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         // Nobody goes back in a hurry so great that drift of the side that is to go live may go live with it.
         let applied = self.engine.go_back(sequence, Look::Kernel, allow)?;
         self.look_for_suspension()?;
+        self.follows = false;
         self.failure = None;
         self.retry_at = None;
         self.applied(&applied, Look::Kernel);
+        self.take_note();
         Ok(applied.document())
     }
 
     pub fn suspend(&mut self, reason: &str, duration: Option<Duration>) -> Result<SuspendDocument, Error> {
-        self.engine.suspend(reason, duration)?;
+        let suspension = self.engine.suspend(reason, duration)?;
         self.look_for_suspension()?;
+        let until = suspension.until_unix_ms.map_or_else(|| "resume".to_owned(), clock::rfc3339);
+        tracing::info!(event = "suspended", epoch = self.engine.epoch(), reason, until, "the source is not followed");
+        self.take_note();
         self.engine.suspend_document()
     }
 
     pub fn resume(&mut self) -> Result<SuspendDocument, Error> {
-        self.engine.resume()?;
+        if self.engine.resume()? {
+            tracing::info!(event = "resumed", epoch = self.engine.epoch(), "the source is followed again");
+        }
         self.reconcile(Look::Kernel);
+        self.take_note();
         self.engine.suspend_document()
+    }
+
+    /// Judges what is known now, and says what came to be otherwise.
+    fn take_note(&mut self) {
+        // What cannot be read now is told as the failure that it will be.
+        let head = self.engine.head().ok().flatten();
+        let suspension = self.engine.suspension().ok().flatten().as_ref().map(SuspensionDocument::from);
+        let applied = self.engine.snapshot();
+        let pending = applied.iter().flat_map(|applied| &applied.compiled.pending);
+        let is_head = |wanted: &Manifests| head.as_ref().is_some_and(|head| wanted.is(&head.files));
+        let knowledge = Knowledge {
+            wanted: self.wanted.as_ref().map(|wanted| &*wanted.revision),
+            wanted_is_applied: self.follows || self.wanted.as_ref().is_some_and(is_head),
+            applied: head.as_ref().map(|head| head.revision.as_str()),
+            source_failure: self.source_failure.as_ref(),
+            failure: self.failure.as_ref(),
+            suspended: suspension.as_ref(),
+            verified: self.verified_unix_ms.is_some(),
+            drift: self.drift,
+            pending: pending.map(|pending| (pending.object.to_string(), pending.message.as_str())).collect(),
+            attachments: self.attachments.clone(),
+        };
+        let epoch = self.engine.epoch();
+        for condition in self.conditions.update(&knowledge, clock::unix_ms()) {
+            let crate::ConditionDocument { kind, status, reason, message, .. } = condition;
+            tracing::info!(event = "condition", epoch, condition = kind, ?status, reason, "{message}");
+        }
+    }
+
+    /// How things stand, in a line; `None` before the source said anything.
+    pub fn word(&self) -> Option<String> {
+        let ready = self.conditions.list().first().filter(|_| self.heard)?;
+        let stale = self.source_failure.as_ref().map(|failure| format!("; the source is stale: {}", failure.message));
+        Some(format!("{}: {}{}", ready.reason, ready.message, stale.unwrap_or_default()))
     }
 
     pub fn status(&mut self) -> Result<StatusDocument, Error> {
         let mut status = self.engine.status()?;
+        self.take_note();
+        status.conditions = self.conditions.list().to_vec();
+        let now = Instant::now();
+        if let Some(applied) = self.engine.snapshot() {
+            for (pending, document) in applied.compiled.pending.iter().zip(&mut status.pending) {
+                if let Some((attempts, wait)) = self.waiting.of(&pending.object, now) {
+                    document.attempts = Some(attempts);
+                    document.next_try_in_ms = Some(wait.as_millis() as u64);
+                }
+            }
+        }
         let failure = self.source_failure.clone().or_else(|| self.failure.clone());
         status.drift = self.drift;
         // One that ran out a moment ago holds until the source was followed again.
@@ -388,3 +530,35 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         &self.source
     }
 }
+
+/// What an apply changed, object by object.
+fn tell_objects(applied: &Applied, commit: &Commit) {
+    let Commit { operation, sequence, epoch, .. } = commit;
+    let changes = || applied.plan.changes.iter().filter_map(|change| Some((change.object.as_ref()?, change.action)));
+    for (object, action) in changes().take(SHOWN) {
+        tracing::info!(event = "object", %operation, sequence, epoch, %object, ?action, "changed");
+    }
+    let more = changes().count().saturating_sub(SHOWN);
+    if more > 0 {
+        tracing::info!(event = "object", %operation, sequence, epoch, more, "changed");
+    }
+}
+
+/// Whose entries somebody else changed. `snapshot`: what they should be.
+fn tell_drift(plan: &Plan, snapshot: &Snapshot, healed_by: Option<&Commit>) {
+    let (sequence, epoch) = (healed_by.map(|commit| commit.sequence), healed_by.map(|commit| commit.epoch));
+    let changes = plan.drift.changes().chain(plan.standby_drift.changes());
+    let mut told = BTreeSet::new();
+    for change in changes.take(LOOKED_AT) {
+        let owner = snapshot.compiled.provenance.owner(&change).map(weir_plan::Owner::reference);
+        if told.len() < SHOWN
+            && let Some(object) = owner
+            && told.insert(object.clone())
+        {
+            tracing::warn!(event = "drift", sequence, epoch, %object, "somebody else changed what an object stands for");
+        }
+    }
+}
+
+/// Entries of a drift whose objects are looked for: all of a table may have gone.
+const LOOKED_AT: usize = 1000;

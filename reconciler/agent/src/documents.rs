@@ -3,8 +3,8 @@ use serde::{Deserialize, Serialize};
 use weir_plan::{Commit, Operation, Pending, Suspension};
 
 use crate::{
-    Applied, ChangeDocument, FORMAT_VERSION, Failure, ObjectDocument, PlanDocument, PlanSource, SummaryDocument,
-    Timings,
+    Applied, ChangeDocument, ConditionDocument, FORMAT_VERSION, Failure, ObjectDocument, PlanDocument, PlanSource,
+    SummaryDocument, Timings,
 };
 
 /// The answer to apply and rollback.
@@ -84,10 +84,16 @@ impl ApplyDocument {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PendingDocument {
     pub object: ObjectDocument,
     pub code: String,
     pub message: String,
+    /// How often the agent looked for it in vain since the node last changed; `None` where no agent runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try_in_ms: Option<u64>,
 }
 
 impl From<&Pending> for PendingDocument {
@@ -96,6 +102,8 @@ impl From<&Pending> for PendingDocument {
             object: ObjectDocument::from(&pending.object),
             code: pending.code.to_owned(),
             message: pending.message.clone(),
+            attempts: None,
+            next_try_in_ms: None,
         }
     }
 }
@@ -189,6 +197,9 @@ pub struct StatusDocument {
     pub node: String,
     /// `converged`, `pending`, `drifted`, `suspended`, `failing`; `idle` where nothing was ever applied.
     pub state: String,
+    /// Of the agent; empty where none runs.
+    #[serde(default)]
+    pub conditions: Vec<ConditionDocument>,
     /// `None`: no agent runs, and this is what the kernel and the store tell.
     pub agent: Option<AgentDocument>,
     pub commit: Option<CommitDocument>,

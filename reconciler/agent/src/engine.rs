@@ -579,6 +579,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
         self.remember_apply(&commit, numbering, &desired, live, &plan, generation);
         tracing::info!(
+            event = "applied",
+            %operation,
             sequence,
             epoch = generation.epoch,
             flips,
@@ -790,6 +792,11 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     pub fn numbering(&mut self) -> Result<Numbering, Error> {
         Ok(self.remember()?.numbering.clone())
+    }
+
+    /// Of the live generation, as far as this process knows it.
+    pub fn epoch(&self) -> Option<u64> {
+        self.live.as_ref()?.as_ref().map(|live| live.generation.epoch)
     }
 
     /// Whether a plan can do without looking at the kernel.

@@ -17,6 +17,7 @@ mod api;
 mod bundle;
 mod client;
 mod clock;
+mod conditions;
 mod documents;
 mod drops;
 mod engine;
@@ -28,18 +29,22 @@ mod inspect;
 mod inspect_kernel;
 mod links;
 mod manifests;
+mod netns;
 mod place;
 mod report;
 mod resource;
 mod run;
+mod service;
 mod session;
 mod snapshot;
 mod timings;
 mod trace;
 mod view;
+mod waiting;
 
 pub use agent::{Agent, Intervals};
 pub use client::Client;
+pub use conditions::{ConditionDocument, ConditionStatus};
 pub use documents::{
     AgentDocument, ApplyDocument, AttachmentDocument, CommitDocument, DropDocument, GenerationDocument,
     HistoryDocument, ListDocument, LostDocument, PartyDocument, PendingDocument, RuleDocument, StatusDocument,

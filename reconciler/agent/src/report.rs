@@ -123,6 +123,7 @@ impl<D: Inspect, S: Store> Engine<D, S> {
             format_version: FORMAT_VERSION.to_owned(),
             node: self.node().to_string(),
             state: state.to_owned(),
+            conditions: Vec::new(),
             agent: None,
             commit: self.head()?.as_ref().map(CommitDocument::from),
             generation: live

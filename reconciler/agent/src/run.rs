@@ -19,6 +19,8 @@ use crate::{
     drops,
     fleet::{Fleet, FleetOptions},
     links::LinkHints,
+    netns::NetnsHints,
+    service::Service,
 };
 
 #[derive(Clone, Debug)]
@@ -60,6 +62,8 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     let mut watch = opened.follow(watch)?;
     let links = LinkHints::subscribe()
         .map_err(|cause| Error::Failed { what: "subscribe to rtnetlink".to_owned(), cause: cause.to_string() })?;
+    let netns = NetnsHints::subscribe()
+        .map_err(|cause| Error::Failed { what: "watch /run for namespaces".to_owned(), cause: cause.to_string() })?;
     let (drops, _) = broadcast::channel(DROPS);
     let snapshots = handle.call(|agent| agent.snapshots()).await?;
     let (farewell, stops) = watch::channel(false);
@@ -78,7 +82,8 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
         let _ = told.wait_for(|stopping| *stopping).await;
     });
     let mut server = tokio::spawn(server.into_future());
-    tracing::info!(source, socket = %socket.display(), "the agent runs");
+    tracing::info!(event = "started", source, socket = %socket.display(), "the agent runs");
+    let mut service = Service::new();
 
     let stopping = Arc::new(AtomicBool::new(false));
     let mut reader = None;
@@ -93,9 +98,14 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
                 handle.call(move |agent| agent.deliver(outcome)).await?;
                 fleet.iter().for_each(Fleet::look);
             }
-            Ok(()) = links.changed() => handle.call(|agent| agent.look_at_node()).await?,
+            Ok(()) = links.changed() => handle.call(|agent| agent.hint()).await?,
+            () = netns.changed() => handle.call(|agent| agent.hint()).await?,
             _ = ticks.tick() => handle.call(|agent| agent.tick()).await?,
         }
+        if let Some(word) = handle.call(|agent| agent.word()).await? {
+            service.reconciled(word);
+        }
+        service.is_alive();
         if reader.is_none() {
             // The ring buffer exists once something was applied.
             let events = handle.call(|agent| agent.engine().datapath().events()).await?;
@@ -113,7 +123,8 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
         }
     }
 
-    tracing::info!("the agent stops; what is live stays live");
+    tracing::info!(event = "stopping", "the agent stops; what is live stays live");
+    service.stops();
     farewell.send_replace(true);
     // Who asked gets an answer; who holds a connection open does not hold the agent.
     if tokio::time::timeout(FAREWELL, &mut server).await.is_err() {

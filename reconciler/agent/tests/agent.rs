@@ -9,8 +9,8 @@ use std::{
 
 use tokio::{sync::oneshot, task::JoinHandle};
 use weir_agent::{
-    Agent, Allow, ApplyDocument, Client, Engine, EngineOptions, Error, Intervals, Manifests, PlanDocument, Resource,
-    RunOptions, StatusDocument,
+    Agent, Allow, ApplyDocument, Client, ConditionDocument, ConditionStatus, Engine, EngineOptions, Error, Intervals,
+    Manifests, PlanDocument, Resource, RunOptions, StatusDocument,
 };
 use weir_plan::{
     InterfaceFacts, NodeFacts, Store,
@@ -414,4 +414,119 @@ async fn without_an_agent_nobody_answers() {
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     assert!(Client::find(&socket, Duration::from_secs(1)).await.unwrap().is_none());
     let _: Option<Agent<FakeDatapath, FakeStore>> = None;
+}
+
+fn condition(status: &StatusDocument, kind: &str) -> ConditionDocument {
+    status.conditions.iter().find(|condition| condition.kind == kind).unwrap().clone()
+}
+
+/// `Ready=False/InvalidManifests`, for those that are given.
+fn conditions(status: &StatusDocument, kinds: &[&str]) -> Vec<String> {
+    let told = |kind: &&str| {
+        let ConditionDocument { kind, status, reason, .. } = condition(status, kind);
+        format!("{kind}={status:?}/{reason}")
+    };
+    kinds.iter().map(told).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_tell_how_things_stand() {
+    let world = World::new();
+    let agent = world.run(quiet()).await;
+    let status = agent.status_where("it converged", |status| status.state == "converged").await;
+    let kinds: Vec<_> = status.conditions.iter().map(|condition| condition.kind.as_str()).collect();
+    assert_eq!(kinds, ["Ready", "Reconciling", "Stalled", "Drifted", "Degraded", "SourceStale", "Suspended"]);
+    let lively = ["Ready=True/Live", "Stalled=False/NothingWrong", "SourceStale=False/Delivered"];
+    assert_eq!(conditions(&status, &["Ready", "Stalled", "SourceStale"]), lively);
+    let since = condition(&status, "Ready").last_transition_time;
+
+    // What changes nothing is no transition.
+    world.write("node.yaml", &format!("# a comment\n{NODE}"));
+    let revision = status.agent.unwrap().revision;
+    let status =
+        agent.status_where("the comment was read", |status| status.agent.as_ref().unwrap().revision != revision).await;
+    assert_eq!(condition(&status, "Ready").last_transition_time, since);
+
+    world.write(
+        "filter.yaml",
+        "kind: CidrFilter\napiVersion: weir/v1alpha1\nmetadata: {name: drop}\nspec: {cidr: []}\n",
+    );
+    let status = agent.status_where("it stalled", |status| status.state == "failing").await;
+    let stalled = ["Ready=False/InvalidManifests", "Stalled=True/InvalidManifests", "Reconciling=False/Stalled"];
+    assert_eq!(conditions(&status, &["Ready", "Stalled", "Reconciling"]), stalled);
+    assert!(condition(&status, "Ready").last_transition_time > since);
+
+    fs::rename(world.root(), world.dir.path().join("away")).unwrap();
+    let is_stale = |status: &StatusDocument| condition(status, "SourceStale").status == ConditionStatus::True;
+    let status = agent.status_where("the source is stale", is_stale).await;
+    assert_eq!(conditions(&status, &["SourceStale"]), ["SourceStale=True/SourceMissing"]);
+
+    fs::rename(world.dir.path().join("away"), world.root()).unwrap();
+    world.write("filter.yaml", &filter(&["203.0.113.0/24"]));
+    let status = agent.status_where("it is mended", |status| status.state == "converged").await;
+    assert_eq!(conditions(&status, &["Ready", "Stalled", "SourceStale"]), lively);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_survives_a_restart() {
+    let world = World::new();
+    let agent = world.run(quiet()).await;
+    agent.status_where("it converged", |status| status.state == "converged").await;
+    agent.client.suspend("a busy evening", Some(Duration::from_secs(3600))).await.unwrap();
+    agent.stop().await;
+
+    world.write("filter.yaml", &filter(&["198.51.100.0/24", "203.0.113.0/24"]));
+    let agent = world.run(quiet()).await;
+    let read = |status: &StatusDocument| status.agent.as_ref().unwrap().revision.is_some();
+    let status = agent.status_where("it has read its source", read).await;
+    assert_eq!(conditions(&status, &["Ready", "Suspended"]), ["Ready=False/Suspended", "Suspended=True/Suspended"]);
+    assert_eq!(condition(&status, "Suspended").message, "a busy evening");
+    assert_eq!((world.flips(), world.prefixes()), (1, 1));
+    agent.client.resume().await.unwrap();
+    let status = agent.status_where("it follows again", |status| status.state == "converged").await;
+    assert_eq!(conditions(&status, &["Ready", "Suspended"]), ["Ready=True/Live", "Suspended=False/Following"]);
+    assert_eq!(world.prefixes(), 2);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_ends_by_itself() {
+    let world = World::new();
+    let agent = world.run(quiet()).await;
+    agent.status_where("it converged", |status| status.state == "converged").await;
+    let suspended = agent.client.suspend("for a moment", Some(Duration::from_millis(700))).await.unwrap();
+    let suspended = suspended.suspended.unwrap();
+    assert_eq!(suspended.until_unix_ms.unwrap() - suspended.since_unix_ms, 700);
+    world.write("filter.yaml", &filter(&["198.51.100.0/24", "203.0.113.0/24"]));
+    let status = agent.status_where("it follows again", |_| world.prefixes() == 2).await;
+    assert!(status.suspended.is_none());
+    agent.status_where("it converged", |status| status.state == "converged").await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_waits_is_looked_for_again() {
+    let world = World::new();
+    world.write(
+        "endpoint.yaml",
+        "apiVersion: weir/v1alpha1\nkind: Endpoint\nmetadata: {name: web}\nspec: {node: n1, addresses: [10.0.0.1], attach: {interface: w0}}\n",
+    );
+    let agent = world.run(quiet()).await;
+    let tried = |status: &StatusDocument| status.pending.first().is_some_and(|pending| pending.attempts >= Some(2));
+    let status = agent.status_where("it was looked for twice", tried).await;
+    assert!(status.pending[0].next_try_in_ms.is_some());
+    assert_eq!(status.pending[0].object.to_string(), "Endpoint default/web");
+    assert_eq!(
+        conditions(&status, &["Ready", "Degraded"]),
+        ["Ready=False/ObjectsPending", "Degraded=True/ObjectsPending"]
+    );
+    world.datapath.kernel(|kernel| {
+        let w0 =
+            InterfaceFacts { name: "w0".into(), ifindex: 7, kind: "veth".to_owned(), loopback: false, ours: false };
+        kernel.facts.interfaces.push(w0);
+    });
+    let status = agent.status_where("it is attached", |status| status.pending.is_empty()).await;
+    assert_eq!(conditions(&status, &["Ready", "Degraded"]), ["Ready=True/Live", "Degraded=False/AsWanted"]);
+    agent.stop().await;
 }

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,17 @@ pub enum Operation {
     Apply,
     Heal,
     Rollback,
+}
+
+/// As JSON writes it.
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Apply => "apply",
+            Self::Heal => "heal",
+            Self::Rollback => "rollback",
+        })
+    }
 }
 
 /// Where an apply stood.

@@ -71,6 +71,21 @@ fn write(context: &Context, status: &StatusDocument, out: &mut dyn Write) -> io:
     }
     for pending in &status.pending {
         writeln!(out, "\npending[{}]: {}: {}", pending.code, pending.object, pending.message)?;
+        if let (Some(attempts), Some(next)) = (pending.attempts, pending.next_try_in_ms) {
+            writeln!(out, "  = looked for {attempts} times in vain; again in {:.1} s", next as f64 / 1000.0)?;
+        }
+    }
+    if !status.conditions.is_empty() {
+        writeln!(out)?;
+        let mut rows = vec![["CONDITION", "STATUS", "SINCE", "REASON", "MESSAGE"].map(str::to_owned).to_vec()];
+        rows.extend(status.conditions.iter().map(|condition| {
+            let status = format!("{:?}", condition.status);
+            let since = condition.last_transition_time.split('.').next().map_or_else(String::new, |s| format!("{s}Z"));
+            // The first line says what it is; the rest stands above.
+            let message = condition.message.lines().next().unwrap_or_default();
+            vec![condition.kind.clone(), status, since, condition.reason.clone(), message.to_owned()]
+        }));
+        out::columns(&rows, out)?;
     }
     if !status.attachments.is_empty() {
         writeln!(out)?;
