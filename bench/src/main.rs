@@ -6,6 +6,7 @@
 mod apply;
 mod conntrack;
 mod drop_rate;
+mod edit;
 mod flows;
 mod measure;
 mod node;
@@ -22,8 +23,13 @@ use report::Report;
 /// One section of the benchmark.
 type Section = (&'static str, fn(&Options, &mut Report) -> Result<(), measure::BenchError>);
 
-const SECTIONS: &[Section] =
-    &[("prefilter", prefilter::run), ("policy", conntrack::run), ("drop", drop_rate::run), ("apply", apply::run)];
+const SECTIONS: &[Section] = &[
+    ("prefilter", prefilter::run),
+    ("policy", conntrack::run),
+    ("drop", drop_rate::run),
+    ("apply", apply::run),
+    ("edit", edit::run),
+];
 
 /// What the command line asks for.
 #[derive(Debug)]

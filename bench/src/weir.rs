@@ -92,10 +92,14 @@ impl Weir {
 
     /// Follows the source. The log is JSON, one event a line.
     pub(crate) fn agent(&self, words: &[&str]) -> Result<Agent<'_>, BenchError> {
+        self.agent_of(&format!("dir:{}", self.source.display()), words)
+    }
+
+    /// Follows another source.
+    pub(crate) fn agent_of(&self, source: &str, words: &[&str]) -> Result<Agent<'_>, BenchError> {
         let log = self.directory.join("agent.log");
         let file = File::create(&log).doing(format!("creating {}", log.display()))?;
-        let source = self.source.display().to_string();
-        let mut command = self.command(&["run", "-f", &source, "--log-format", "json"]);
+        let mut command = self.command(&["run", "--source", source, "--log-format", "json"]);
         let child = command.args(words).stdout(Stdio::null()).stderr(file).spawn().doing("weir run")?;
         let memory = Memory::watch(child.id());
         Ok(Agent { weir: self, child, log, memory })

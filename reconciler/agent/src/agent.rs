@@ -10,7 +10,7 @@ use weir_source::{Revision, SourceError};
 
 use crate::{
     AgentDocument, Allow, Applied, ApplyDocument, Engine, Error, Failure, Inspect, Look, Manifests, Planned, SHOWN,
-    Snapshot, StatusDocument, SuspendDocument, SuspensionDocument, Timings, clock,
+    Snapshot, StatusDocument, SuspendDocument, SuspensionDocument, Timings, WorkDocument, clock,
     conditions::{Conditions, Knowledge},
     waiting::Waiting,
 };
@@ -68,6 +68,7 @@ pub struct Agent<D, S> {
     verified_unix_ms: Option<u64>,
     started_unix_ms: u64,
     timings: Timings,
+    work: WorkDocument,
     idle_timings: Timings,
     /// What is applied, for whoever explains events.
     snapshot: tokio::sync::watch::Sender<Option<Arc<Snapshot>>>,
@@ -98,6 +99,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             verified_unix_ms: None,
             started_unix_ms: clock::unix_ms(),
             timings: Timings::default(),
+            work: WorkDocument::default(),
             idle_timings: Timings::default(),
             snapshot: tokio::sync::watch::channel(None).0,
         }
@@ -290,6 +292,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         match &applied.commit {
             Some(commit) => {
                 self.timings = applied.timings;
+                self.work = applied.work;
                 self.healed += commit.drift;
                 tell_objects(applied, commit);
                 if commit.drift > 0 {
@@ -519,6 +522,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             verified_unix_ms: self.verified_unix_ms,
             healed: self.healed,
             timings: self.timings,
+            work: self.work,
             idle_timings: self.idle_timings,
             written: self.engine.written(),
         });

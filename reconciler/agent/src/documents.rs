@@ -238,6 +238,8 @@ pub struct AgentDocument {
     /// Of the last apply that did something.
     pub timings: Timings,
     /// Of the last look that found nothing to do.
+    /// What the last apply that changed something went through.
+    pub work: WorkDocument,
     pub idle_timings: Timings,
     /// Since it started.
     pub written: WrittenDocument,
