@@ -72,6 +72,8 @@ pub(crate) struct Database {
     pub records: sled::Tree,
     /// Contents, in pieces. A tree of its own, so that reading records never touches them.
     pub blobs: sled::Tree,
+    /// What was made of contents, by their hashes: may be lost.
+    pub made: sled::Tree,
 }
 
 impl Database {
@@ -89,9 +91,9 @@ impl Database {
             // Whoever records, flushes; nothing else is worth a thread that wakes up twice a second.
             .flush_every_ms(None)
             .open()?;
-        let (records, blobs) = (db.open_tree("records")?, db.open_tree("blobs")?);
+        let (records, blobs, made) = (db.open_tree("records")?, db.open_tree("blobs")?, db.open_tree("made")?);
         let file = File::open(directory.join("db")).map_err(Trouble::Io)?;
-        Ok(Self { db, file, records, blobs })
+        Ok(Self { db, file, records, blobs, made })
     }
 
     /// Returns once everything is on the disk. sled's own flush leaves the rest to the kernel (`sync_file_range`).

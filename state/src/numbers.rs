@@ -22,11 +22,13 @@ struct Meta {
 }
 
 /// What stands in the database, as far as telling a change needs it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Parts {
     meta: Option<Meta>,
     /// Per part, over its entries in any order.
     digests: Vec<u64>,
+    /// What was written last, by this process.
+    last: Option<Numbering>,
 }
 
 fn part_key(part: u32) -> [u8; 5] {
@@ -59,11 +61,19 @@ impl Parts {
                 Space::ALL.iter().position(|one| one == space).map(|index| std::mem::take(&mut spaces[index]));
             numbering.restore(*space, *bound, numbers.unwrap_or_default());
         }
-        Ok((Self { meta: Some(meta), digests }, numbering))
+        Ok((Self { meta: Some(meta), digests, last: None }, numbering))
     }
 
     /// Adds what changed to `batch`; what must stand in `self` once the batch is in.
     pub fn write(&self, numbering: &Numbering, batch: &mut sled::Batch) -> Result<(Self, usize), Trouble> {
+        if self.meta.is_some()
+            && let Some(last) = &self.last
+            && Space::ALL.into_iter().all(|space| {
+                numbering.bound(space) == last.bound(space) && numbering.changes_since(last, space).is_empty()
+            })
+        {
+            return Ok((Self { last: Some(numbering.clone()), ..self.clone() }, 0));
+        }
         let count: usize = Space::ALL.iter().map(|space| numbering.iter(*space).count()).sum();
         let wanted = (count / PART).next_power_of_two().ilog2().min(MAX_BITS);
         // Grows at once, shrinks late: every change of it writes all parts.
@@ -110,7 +120,7 @@ impl Parts {
             written += 1;
             batch.insert(META, record::encode(&meta)?);
         }
-        Ok((Self { meta: Some(meta), digests }, written))
+        Ok((Self { meta: Some(meta), digests, last: Some(numbering.clone()) }, written))
     }
 }
 

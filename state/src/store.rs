@@ -202,6 +202,30 @@ impl Store for SledStore {
         self.journal.clear().map_err(|cause| space::explain("clearing the journal", &self.path, cause))
     }
 
+    fn cached(&self, content: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with("reading what was made of a file", |contents| {
+            let Some(bytes) = contents.database.made.get(content)? else { return Ok(None) };
+            // Lost is what cannot be read.
+            Ok(zstd::bulk::decompress(&bytes, MADE_BYTES).ok())
+        })
+    }
+
+    fn cache(&mut self, made: &[([u8; 32], Vec<u8>)]) -> Result<(), StoreError> {
+        let packed = || -> Result<Vec<_>, std::io::Error> {
+            let mut compressor = zstd::bulk::Compressor::new(1)?;
+            let small = made.iter().filter(|(_, bytes)| bytes.len() <= MADE_BYTES);
+            small.map(|(hash, bytes)| Ok((*hash, compressor.compress(bytes)?))).collect()
+        };
+        let packed = packed().map_err(|cause| space::explain("keeping what was made of files", &self.path, cause))?;
+        space::require(&self.path, packed.iter().map(|(_, bytes)| bytes.len() as u64).sum())?;
+        self.with("keeping what was made of files", |contents| {
+            for (hash, bytes) in packed.iter().filter(|(hash, _)| contents.blobs.contains_key(hash)) {
+                contents.database.made.insert(hash, bytes.as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
     fn suspension(&self) -> Result<Option<Suspension>, StoreError> {
         self.with("reading the suspension", |contents| {
             let bytes = contents.database.records.get(SUSPENSION)?;
@@ -387,6 +411,7 @@ impl Contents {
                     self.stored -= info.stored;
                     batch.remove(&blob_key(BLOB, &file.hash)[..]);
                     batch.insert(&blob_key(GARBAGE, &file.hash)[..], record::encode(&info)?);
+                    self.database.made.remove(file.hash)?;
                 }
             }
         }
@@ -409,6 +434,9 @@ impl Contents {
         Ok(())
     }
 }
+
+/// What was made of one file takes no more.
+const MADE_BYTES: usize = 64 << 20;
 
 fn commit_key(sequence: u64) -> [u8; 9] {
     let mut key = [COMMIT; 9];

@@ -2,6 +2,7 @@
 //!
 //! What the tests share lives here; each file in `tests/` is one subject.
 
+pub mod etcd;
 pub mod node;
 pub mod packet;
 pub mod property;

@@ -6,9 +6,10 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use weir_tests::node::{Node, UPLINK, eventually, kernel::residue};
+use weir_tests::node::{Node, UPLINK, binary, eventually, kernel::residue, run};
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
@@ -58,8 +59,33 @@ fn policies() {
     applied("policies");
 }
 
+/// The walk-through as it is; its repository is where it is told.
+#[test]
+fn git() {
+    Node::run(|node| {
+        let weir = binary();
+        let mut command = Command::new(examples().join("git/walkthrough.sh"));
+        command.arg(node.directory().join("firewall"));
+        // As for the binary itself, which must be on the path under its name.
+        for (name, value) in node.command(&[]).get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        let path = std::env::var("PATH").unwrap();
+        command.env("PATH", format!("{}:{path}", weir.parent().unwrap().display()));
+        let ran = run(command, "walkthrough.sh");
+        assert_eq!(ran.code(), 0, "{ran}");
+        println!("{ran}");
+        for said in ["valid: 4 objects", "state     converged", "web moves to port 8080", "error[source-signature]"] {
+            let told = ran.stdout.contains(said) || ran.stderr.contains(said);
+            assert!(told, "{said}: {ran}");
+        }
+        node.expect(0, &["uninstall"]);
+        eventually("nothing is left", || residue(node, &["lo", UPLINK]).is_empty().then_some(()));
+    });
+}
+
 #[test]
 fn every_example_has_its_test() {
     let entries = fs::read_dir(examples()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert_eq!(entries.collect::<BTreeSet<_>>(), ["policies", "quickstart"].map(str::to_owned).into());
+    assert_eq!(entries.collect::<BTreeSet<_>>(), ["git", "policies", "quickstart"].map(str::to_owned).into());
 }

@@ -13,6 +13,8 @@ use crate::{
 const TO_BUILD: &[&str] = &[
     "build-essential",
     "pkg-config",
+    "protobuf-compiler",
+    "libprotobuf-dev",
     "rustc-web",
     "cargo-web",
     "rust-web-src",
@@ -25,7 +27,22 @@ const TO_BUILD: &[&str] = &[
 ];
 
 /// What the demo and the tests call.
-const TO_RUN: &[&str] = &["iproute2", "iputils-ping", "bpftool", "ipset", "nftables", "iptables", "tcpdump", "procps"];
+const TO_RUN: &[&str] = &[
+    "iproute2",
+    "iputils-ping",
+    "bpftool",
+    "ipset",
+    "nftables",
+    "iptables",
+    "tcpdump",
+    "procps",
+    "git",
+    "gnupg",
+    "openssh-client",
+    "dropbear-bin",
+    "etcd-server",
+    "etcd-client",
+];
 
 /// What the emulated machine needs.
 const TO_EMULATE: &[&str] = &["qemu-system-x86", "busybox-static", "kmod"];

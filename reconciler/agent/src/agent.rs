@@ -176,6 +176,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
 
     /// Does what is due.
     pub fn tick(&mut self) {
+        self.engine.warm();
         let now = Instant::now();
         let mut acted = false;
         if self.retry_at.is_some_and(|at| at <= now) {
@@ -314,7 +315,9 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         }
         let behind = self.catch_up_at.is_none() && self.engine.standby_is_behind();
         if applied.flipped || behind {
-            self.catch_up_at = Some(Instant::now() + self.intervals.catch_up);
+            // There is no way back from the first commit that the other side could hold.
+            let wait = if applied.before.is_none() { Duration::ZERO } else { self.intervals.catch_up };
+            self.catch_up_at = Some(Instant::now() + wait);
         }
         self.publish();
     }

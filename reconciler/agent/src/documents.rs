@@ -117,6 +117,11 @@ pub struct CommitDocument {
     pub node: String,
     pub source: String,
     pub revision: String,
+    /// `Name <address>`, where the source knows who wrote the revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     pub epoch: u64,
     pub side: u32,
     pub summary: SummaryDocument,
@@ -135,6 +140,8 @@ impl From<&Commit> for CommitDocument {
             node: commit.node.clone(),
             source: commit.source.clone(),
             revision: commit.revision.clone(),
+            author: commit.authorship.as_ref().map(|(author, _)| author.clone()),
+            subject: commit.authorship.as_ref().map(|(_, subject)| subject.clone()),
             epoch: commit.epoch,
             side: commit.side,
             summary: SummaryDocument {

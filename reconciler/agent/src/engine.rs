@@ -2,7 +2,12 @@
 //!
 //! Everything that decides is in [`Engine::plan`] and changes nothing; everything that acts is in [`Engine::apply`].
 //! After any failure the engine forgets what it believed and looks again.
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::HashSet,
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
 
 use weir_abi::Generation;
 use weir_compile::{Effort, Input, TraceFlow, Who};
@@ -91,6 +96,9 @@ pub struct Engine<D, S> {
     /// No program can still run on the standby side.
     graced: bool,
     sessions: Sessions,
+    /// Contents of which the store was given what they were parsed into.
+    cached: HashSet<[u8; 32]>,
+    warmed: Option<Weak<Snapshot>>,
 }
 
 /// What the store holds.
@@ -117,6 +125,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             devices: Vec::new(),
             graced: false,
             sessions,
+            cached: HashSet::new(),
+            warmed: None,
         }
     }
 
@@ -138,9 +148,27 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     }
 
     /// Makes ready for the next change, in a moment when nobody waits.
-    pub fn warm(&self) {
-        if let Some(snapshot) = self.snapshot() {
-            snapshot.compiled.warm();
+    pub fn warm(&mut self) {
+        let Some(snapshot) = self.snapshot() else { return };
+        if self.warmed.as_ref().is_some_and(|warmed| warmed.as_ptr() == Arc::as_ptr(&snapshot)) {
+            return;
+        }
+        self.warmed = Some(Arc::downgrade(&snapshot));
+        snapshot.compiled.warm();
+        let mut made = Vec::new();
+        for (file, parsed) in snapshot.manifests.files.iter().zip(self.parser.parsed()) {
+            let known = || self.cached.contains(&file.hash.0);
+            if parsed.hash() == file.hash
+                && !known()
+                && let Some(bytes) = parsed.encode(file)
+            {
+                made.push((file.hash.0, bytes));
+            }
+        }
+        self.cached = snapshot.manifests.files.iter().map(|file| file.hash.0).collect();
+        // Without it the next start takes longer.
+        if let Err(error) = self.store.cache(&made) {
+            tracing::debug!(%error, "what was parsed is not kept");
         }
     }
 
@@ -163,7 +191,20 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     fn try_plan(&mut self, manifests: &Manifests, look: Look) -> Result<Planned, Error> {
         let mut timings = Timings::default();
         let mut watch = Stopwatch::start();
-        let (inventory, documents) = self.parser.parse(manifests).map_err(Error::Manifests)?;
+        // Only the first set of a process is large and known to the store.
+        let first = self.parser.parsed().is_empty();
+        let found = RefCell::new(Vec::new());
+        let cached = |file: &weir_schema::File| {
+            if !first {
+                return None;
+            }
+            let made = self.store.cached(&file.hash.0).ok().flatten()?;
+            found.borrow_mut().push(file.hash.0);
+            Some(made)
+        };
+        let parsed = self.parser.parse(manifests, cached);
+        self.cached.extend(found.into_inner());
+        let (inventory, documents) = parsed.map_err(Error::Manifests)?;
         let mut work = WorkDocument { documents, ..WorkDocument::default() };
         timings.parse_us = watch.lap();
 
@@ -304,7 +345,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         numbering: &Numbering,
     ) -> Result<Option<Snapshot>, Error> {
         // What was let through then is let through now.
-        let inventory = match Parser::new(Options { ignore_foreign: true }).parse(&manifests) {
+        let inventory = match Parser::new(Options { ignore_foreign: true }).parse(&manifests, |_| None) {
             Ok((inventory, _)) => inventory,
             Err(error) => {
                 tracing::warn!(commit = commit.sequence, %error, "a stored commit can no longer be read");

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use weir_compile::CompileError;
 use weir_plan::{DatapathError, StoreError};
 use weir_schema::{Diagnostic, Diagnostics};
-use weir_source::SourceError;
+use weir_source::{EtcdError, SourceError};
 
 use crate::Refusal;
 
@@ -171,7 +171,17 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Manifests(_) | Self::Compile(_) | Self::Guard(_) => Exit::INVALID,
-            Self::Source(SourceError::Unnamed | SourceError::UnknownScheme { .. }) => Exit::USAGE,
+            Self::Source(SourceError::Unnamed | SourceError::UnknownScheme { .. } | SourceError::Malformed { .. }) => {
+                Exit::USAGE
+            }
+            Self::Source(SourceError::Etcd(error)) => match error {
+                EtcdError::Address { .. } => Exit::USAGE,
+                EtcdError::ValueTooLarge { .. } => Exit::INVALID,
+                EtcdError::Unreachable { .. } => Exit::UNREACHABLE,
+                EtcdError::Concurrent { .. } => Exit::OTHER_WRITER,
+                EtcdError::Full { .. } | EtcdError::Directory { .. } | EtcdError::Write { .. } => Exit::FAILED,
+                _ => Exit::SOURCE,
+            },
             Self::Source(_) => Exit::SOURCE,
             Self::Datapath(error) => match error {
                 DatapathError::Full { .. } => Exit::INVALID,

@@ -22,6 +22,7 @@ mod documents;
 mod drops;
 mod engine;
 mod error;
+mod fleet;
 mod guard;
 mod handle;
 mod inspect;
@@ -51,6 +52,7 @@ pub use documents::{
 };
 pub use engine::{Applied, Engine, EngineOptions, Look, Planned};
 pub use error::{Error, Exit, Failure, Problem};
+pub use fleet::{FleetDocument, FleetOptions, NodeDocument, RevisionDocument};
 pub use guard::{Allow, Refusal};
 pub use handle::Handle;
 pub use inspect::{Attachment, EventSource, Inspect, Metrics, TableSize};

@@ -1,5 +1,4 @@
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -82,7 +81,12 @@ impl Manifests {
             source if source.starts_with("etcd") => "etcd",
             _ => "dir",
         };
-        PlanSource { kind: kind.into(), revision: self.revision.clone() }
+        PlanSource {
+            kind: kind.into(),
+            revision: self.revision.clone(),
+            author: self.authorship.as_ref().map(|by| by.author.as_str().into()),
+            subject: self.authorship.as_ref().map(|by| by.subject.as_str().into()),
+        }
     }
 
     pub fn file(&self, path: &str) -> Option<&File> {
@@ -94,39 +98,59 @@ impl Manifests {
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
     options: Options,
-    /// With the turn that last needed it.
-    files: HashMap<(Arc<str>, ContentHash), (Arc<ParsedFile>, u64)>,
-    turn: u64,
     /// What the next set is likely to be an edit of.
     last: Inventory,
+    /// The files of the last two sets, good or not, each sorted by path: somebody's diff of other files in between must
+    /// not make the next look at these parse everything.
+    parsed: [Vec<Arc<ParsedFile>>; 2],
 }
 
 impl Parser {
     pub fn new(options: Options) -> Self {
-        Self { options, files: HashMap::new(), turn: 0, last: Inventory::default() }
+        Self { options, ..Self::default() }
     }
 
-    /// The set, and how many documents had to be parsed for it.
-    pub fn parse(&mut self, manifests: &Manifests) -> Result<(Inventory, usize), Diagnostics> {
-        self.turn += 1;
-        let mut documents = 0;
-        let unknown = |file: &&File| !self.files.contains_key(&(file.path.clone(), file.hash));
-        let unknown: Vec<&File> = manifests.files.iter().filter(unknown).collect();
-        for (file, parsed) in unknown.iter().zip(parse_all(&unknown, &self.options, &self.last)) {
-            documents += parsed.counts().parsed;
-            self.files.insert((file.path.clone(), file.hash), (parsed, 0));
+    /// The set, and how many documents had to be parsed for it. `cached` is asked for what [`Self::parsed`] gave once.
+    pub fn parse(
+        &mut self,
+        manifests: &Manifests,
+        cached: impl Fn(&File) -> Option<Vec<u8>>,
+    ) -> Result<(Inventory, usize), Diagnostics> {
+        let mut known: Vec<Option<Arc<ParsedFile>>> = manifests.files.iter().map(|_| None).collect();
+        for former in &self.parsed {
+            let mut former = former.iter().peekable();
+            for (file, known) in manifests.files.iter().zip(&mut known) {
+                while former.next_if(|parsed| **parsed.path() < *file.path).is_some() {}
+                let found = former.next_if(|parsed| **parsed.path() == *file.path && parsed.hash() == file.hash);
+                *known = known.take().or_else(|| found.cloned());
+            }
         }
-        let known = |file: &File| {
-            let known = self.files.get_mut(&(file.path.clone(), file.hash))?;
-            known.1 = self.turn;
-            Some(known.0.clone())
-        };
-        let parsed: Vec<Arc<ParsedFile>> = manifests.files.iter().filter_map(known).collect();
-        // Somebody's diff of other files in between must not make the next look at these parse everything.
-        let turn = self.turn;
-        self.files.retain(|_, (_, used)| *used + 1 >= turn);
-        self.last = self.last.update(&parsed, &manifests.files)?.0;
+        let unknown: Vec<&File> =
+            manifests.files.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(file, _)| file).collect();
+        let unknown: Vec<(&File, Option<Vec<u8>>)> = unknown.into_iter().map(|file| (file, cached(file))).collect();
+        let mut new = parse_all(&unknown, &self.options, &self.last).into_iter();
+        let mut documents = 0;
+        let parsed: Vec<Arc<ParsedFile>> = known
+            .into_iter()
+            .filter_map(|known| {
+                known.or_else(|| {
+                    let parsed = new.next()?;
+                    documents += parsed.counts().parsed;
+                    Some(parsed)
+                })
+            })
+            .collect();
+        self.parsed.swap(0, 1);
+        self.parsed[0] = parsed;
+        self.last = self.last.update(&self.parsed[0], &manifests.files)?.0;
         Ok((self.last.clone(), documents))
+    }
+}
+
+impl Parser {
+    /// What the last set's files were parsed into, for [`Self::parse`] to be spared it.
+    pub fn parsed(&self) -> &[Arc<ParsedFile>] {
+        &self.parsed[0]
     }
 }
 
@@ -134,13 +158,16 @@ impl Parser {
 const WORTH_A_THREAD: usize = 1 << 18;
 
 /// In the order of `files`.
-fn parse_all(files: &[&File], options: &Options, last: &Inventory) -> Vec<Arc<ParsedFile>> {
-    let parse = |file: &&File| {
+fn parse_all(files: &[(&File, Option<Vec<u8>>)], options: &Options, last: &Inventory) -> Vec<Arc<ParsedFile>> {
+    let parse = |(file, made): &(&File, Option<Vec<u8>>)| {
+        if let Some(parsed) = made.as_ref().and_then(|made| ParsedFile::decode(made, file)) {
+            return Arc::new(parsed);
+        }
         let former = last.file(&file.path).map(|former| &**former);
         Arc::new(weir_schema::parse_file_after(file, options, former))
     };
     let threads = thread::available_parallelism().map_or(1, Into::into).min(files.len());
-    if threads < 2 || files.iter().map(|file| file.bytes.len()).sum::<usize>() < WORTH_A_THREAD {
+    if threads < 2 || files.iter().map(|(file, _)| file.bytes.len()).sum::<usize>() < WORTH_A_THREAD {
         return files.iter().map(parse).collect();
     }
     let next = AtomicUsize::new(0);

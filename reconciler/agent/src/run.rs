@@ -17,6 +17,7 @@ use crate::{
     Agent, Engine, Error, Handle, Inspect, Intervals,
     api::{self, Shared},
     drops,
+    fleet::{Fleet, FleetOptions},
     links::LinkHints,
     netns::NetnsHints,
     service::Service,
@@ -31,6 +32,7 @@ pub struct RunOptions {
     pub socket: PathBuf,
     pub watch: WatchOptions,
     pub intervals: Intervals,
+    pub fleet: FleetOptions,
 }
 
 /// Deadlines are kept to this grain.
@@ -49,12 +51,15 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     options: RunOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let RunOptions { specs, access, source, socket, watch, intervals } = options;
+    let RunOptions { specs, access, source, socket, watch, intervals, fleet } = options;
     let name = source.clone();
     // The store's lock is what keeps a second agent away: take it before the socket.
     let (handle, ended) = Handle::spawn(move || Ok(Agent::new(open()?, &name, intervals))).await?;
     let listener = listen(&socket)?;
-    let mut watch = Source::open(&specs, &access)?.follow(watch)?;
+    let opened = Source::open(&specs, &access)?;
+    let node = handle.call(|agent| agent.engine().node().to_string()).await?;
+    let fleet = Fleet::join(&fleet, &opened, &node, handle.clone());
+    let mut watch = opened.follow(watch)?;
     let links = LinkHints::subscribe()
         .map_err(|cause| Error::Failed { what: "subscribe to rtnetlink".to_owned(), cause: cause.to_string() })?;
     let netns = NetnsHints::subscribe()
@@ -87,12 +92,16 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     tokio::pin!(stop);
     loop {
         tokio::select! {
-            () = &mut stop => break,
-            outcome = watch.changed() => handle.call(move |agent| agent.deliver(outcome)).await?,
-            Ok(()) = links.changed() => handle.call(|agent| agent.hint()).await?,
-            () = netns.changed() => handle.call(|agent| agent.hint()).await?,
-            _ = ticks.tick() => handle.call(|agent| agent.tick()).await?,
-        }
+                    () = &mut stop => break,
+        () = watch.stirred() => handle.call(|agent| agent.engine().foresee()).await?,
+                    outcome = watch.changed() => {
+                        handle.call(move |agent| agent.deliver(outcome)).await?;
+                        fleet.iter().for_each(Fleet::look);
+                    }
+                    Ok(()) = links.changed() => handle.call(|agent| agent.hint()).await?,
+                    () = netns.changed() => handle.call(|agent| agent.hint()).await?,
+                    _ = ticks.tick() => handle.call(|agent| agent.tick()).await?,
+                }
         if let Some(word) = handle.call(|agent| agent.word()).await? {
             service.reconciled(word);
         }
@@ -123,6 +132,11 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     }
     stopping.store(true, std::sync::atomic::Ordering::Relaxed);
     drop(watch);
+    if let Some(fleet) = fleet
+        && tokio::time::timeout(FAREWELL, fleet.leave()).await.is_err()
+    {
+        tracing::warn!("the fleet was not told; the node's word stands until its lease runs out");
+    }
     handle.end();
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::warn!(%error, socket = %socket.display(), "the socket is left behind");

@@ -14,6 +14,11 @@ pub struct PlanSource {
     /// `dir`, `git`, `etcd`, `stdin`; `history` for a rollback.
     pub kind: Arc<str>,
     pub revision: Arc<str>,
+    /// `Name <address>`, where the source knows who wrote the revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Arc<str>>,
 }
 
 /// The documented JSON of `diff` and `plan`, written straight from the plan: half a million entries cost no memory.
@@ -353,7 +358,7 @@ mod tests {
     }
 
     fn text(limit: Option<usize>) -> String {
-        let source = PlanSource { kind: "dir".into(), revision: "0123".into() };
+        let source = PlanSource { kind: "dir".into(), revision: "0123".into(), author: None, subject: None };
         serde_json::to_string(&PlanView { node: "n1", source: &source, plan: &plan(), limit, places: None }).unwrap()
     }
 
@@ -365,7 +370,7 @@ mod tests {
             assert_eq!(serde_json::to_string(&document).unwrap(), text);
             assert_eq!(document.changes[1].entries.len() + document.changes[1].more, 12);
             assert_eq!(document.drift.len() + document.more, 12);
-            let source = PlanSource { kind: "dir".into(), revision: "0123".into() };
+            let source = PlanSource { kind: "dir".into(), revision: "0123".into(), author: None, subject: None };
             let view = PlanView { node: "n1", source: &source, plan: &plan(), limit, places: None };
             assert_eq!(view.document(), document);
         }

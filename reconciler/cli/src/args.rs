@@ -65,12 +65,73 @@ pub struct SourceArgs {
     /// A directory (read recursively) or a manifest; repeatable; `-` is standard input
     #[arg(short = 'f', long = "filename", value_name = "PATH", env = "WEIR_FILENAME")]
     pub filenames: Vec<String>,
-    /// The same as a source: `dir:PATH`
+    /// The same as a source: `dir:PATH`, `git+file:///PATH`, `git+https://HOST/PATH`, `git+ssh://USER@HOST/PATH` (after
+    /// `#` a branch, a tag or a full commit id), `etcd://HOST:2379[,HOST2:2379]/PREFIX/` (`etcds://` for TLS)
     #[arg(long, value_name = "SOURCE", env = "WEIR_SOURCE", conflicts_with = "filenames")]
     pub source: Option<String>,
+    /// Of a git source, only what is below this directory
+    #[arg(long, value_name = "DIR", env = "WEIR_PATH")]
+    pub path: Option<String>,
+    /// Of a git source, accept only commits signed by somebody on this list: ssh-keygen's allowed signers, or OpenPGP
+    /// public keys; repeatable
+    #[arg(long, value_name = "FILE", env = "WEIR_VERIFY_SIGNATURES", value_delimiter = ',')]
+    pub verify_signatures: Vec<PathBuf>,
     /// Skip objects of other systems' groups instead of refusing them
     #[arg(long, env = "WEIR_IGNORE_FOREIGN")]
     pub ignore_foreign: bool,
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+}
+
+/// How etcd is spoken to. Passwords and keys are named by their files, which are read at each connection.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "etcd")]
+pub struct EtcdArgs {
+    /// The user's name
+    #[arg(long, env = "WEIR_ETCD_USER", value_name = "NAME")]
+    pub etcd_user: Option<String>,
+    /// A file that holds the user's password
+    #[arg(long, env = "WEIR_ETCD_PASSWORD_FILE", value_name = "FILE", requires = "etcd_user")]
+    pub etcd_password_file: Option<PathBuf>,
+    /// Certificates (PEM) of the authorities that servers are trusted by; the system's by default
+    #[arg(long, env = "WEIR_ETCD_CA", value_name = "FILE")]
+    pub etcd_ca: Option<PathBuf>,
+    /// The client's certificate (PEM)
+    #[arg(long, env = "WEIR_ETCD_CERT", value_name = "FILE", requires = "etcd_key")]
+    pub etcd_cert: Option<PathBuf>,
+    /// The client's key (PEM)
+    #[arg(long, env = "WEIR_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")]
+    pub etcd_key: Option<PathBuf>,
+    /// How long an answer of etcd may take; silent for twice as long, it is tried anew
+    #[arg(long, env = "WEIR_ETCD_TIMEOUT", default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    pub etcd_timeout: Duration,
+}
+
+/// Where nodes tell their status.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "etcd")]
+pub struct FleetArgs {
+    /// What the keys of the nodes' statuses begin with; empty to tell none
+    #[arg(long, env = "WEIR_STATUS_PREFIX", default_value = "/weir/status/", value_name = "PREFIX")]
+    pub status_prefix: String,
+    /// The etcd that holds the nodes' statuses; the source's own by default, if the source is one
+    #[arg(long, env = "WEIR_STATUS_TO", value_name = "ETCD")]
+    pub status_to: Option<String>,
+}
+
+/// Two commits of one repository, for whoever reviews a change: no agent, kernel, privilege or state is needed.
+#[derive(Args, Clone, Debug)]
+pub struct RevisionArgs {
+    /// Show instead what differs between two commits (here: the former) of the git source, or of the repository around
+    /// the directory `-f`, by default the current one
+    #[arg(long, value_name = "REV")]
+    pub from: Option<String>,
+    /// The latter commit
+    #[arg(long, value_name = "REV", requires = "from", default_value = "HEAD")]
+    pub to: String,
+    /// On every node that either commit names, not only on --node
+    #[arg(long, requires = "from")]
+    pub all_nodes: bool,
 }
 
 #[derive(Args, Clone, Copy, Debug)]
@@ -94,6 +155,8 @@ pub enum Verb {
     Diff {
         #[command(flatten)]
         source: SourceArgs,
+        #[command(flatten)]
+        revisions: RevisionArgs,
     },
     /// As diff, and exits 0
     Plan {
@@ -113,9 +176,43 @@ pub enum Verb {
         source: SourceArgs,
         #[command(flatten)]
         intervals: Intervals,
+        #[command(flatten)]
+        fleet: FleetArgs,
     },
-    /// Show how the node stands
-    Status,
+    /// Publish manifests to etcd, the whole set at once
+    Push {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// Where: `etcd://HOST:2379[,HOST2:2379]/PREFIX/`
+        #[arg(long, env = "WEIR_PUSH_TO", value_name = "ETCD")]
+        to: String,
+    },
+    /// Write what is in force in etcd into a directory
+    Pull {
+        /// From where: `etcd://HOST:2379[,HOST2:2379]/PREFIX/`
+        #[arg(long, env = "WEIR_SOURCE", value_name = "ETCD")]
+        from: String,
+        /// A directory that is empty or not there yet
+        directory: PathBuf,
+        /// Replace all that the directory holds
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        etcd: EtcdArgs,
+    },
+    /// Show how the node stands, or all nodes
+    Status {
+        /// All nodes that tell their status to an etcd, and those that have a manifest and say nothing
+        #[arg(long)]
+        all: bool,
+        /// With --all, the nodes' source
+        #[arg(long, env = "WEIR_SOURCE", value_name = "SOURCE", requires = "all")]
+        from: Option<String>,
+        #[command(flatten)]
+        fleet: FleetArgs,
+        #[command(flatten)]
+        etcd: EtcdArgs,
+    },
     /// List what is applied, with counters
     Get {
         /// What to list
@@ -183,9 +280,13 @@ pub struct Intervals {
     /// After this long the standby side is brought up to date; until then a rollback is one flip
     #[arg(long, env = "WEIR_CATCH_UP", default_value = "1m", value_name = "DURATION", value_parser = duration)]
     pub catch_up: Duration,
-    /// How long the source must be at rest before it is believed
-    #[arg(long, env = "WEIR_REST", default_value = "50ms", value_name = "DURATION", value_parser = duration)]
-    pub rest: Duration,
+    /// How often a remote git repository is asked
+    #[arg(long, env = "WEIR_POLL", default_value = "1m", value_name = "DURATION", value_parser = duration)]
+    pub poll: Duration,
+    /// How long the source must be at rest before it is believed: 50ms by default; 10ms for keys in etcd, each of which
+    /// is whole by itself
+    #[arg(long, env = "WEIR_REST", value_name = "DURATION", value_parser = duration)]
+    pub rest: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -10,11 +10,11 @@ use serde::Serialize;
 use weir_agent::{Client, Engine, EngineOptions, Error, Manifests};
 use weir_datapath::Kernel;
 use weir_plan::StoreError;
-use weir_source::{Access, GitOptions, SourceError, SourceSpec, read_stdin};
+use weir_source::{Access, EtcdOptions, EtcdSource, GitOptions, SourceError, SourceSpec, read_stdin};
 use weir_state::SledStore;
 
 use crate::{
-    args::{Format, Global, SourceArgs},
+    args::{EtcdArgs, FleetArgs, Format, Global, SourceArgs},
     out::{self, Paint},
 };
 
@@ -25,8 +25,8 @@ pub struct Context {
 }
 
 /// How long files must have been at rest to be believed, and how long that may take.
-const REST: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const REST: Duration = Duration::from_millis(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long another verb may have the state open.
 const STORE_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -90,8 +90,49 @@ pub fn open_store(path: &Path) -> Result<SledStore, StoreError> {
 }
 
 impl SourceArgs {
-    fn access(&self, global: &Global) -> Access {
-        Access { git: GitOptions { cache: global.state_dir.join("git"), ..GitOptions::default() }, ..Access::default() }
+    pub fn access(&self, global: &Global) -> Access {
+        Access { git: self.git_options(global), etcd: self.etcd.options() }
+    }
+
+    fn git_options(&self, global: &Global) -> GitOptions {
+        GitOptions {
+            path: self.path.clone().unwrap_or_default(),
+            cache: global.state_dir.join("git"),
+            signers: self.verify_signatures.clone(),
+            ..GitOptions::default()
+        }
+    }
+
+    /// What is asked of git must not be dropped in silence, least of all signatures.
+    fn refuse_git_flags(&self) -> Result<(), Error> {
+        let flag = match (&self.path, self.verify_signatures.as_slice()) {
+            (None, []) => return Ok(()),
+            (Some(_), _) => "--path",
+            _ => "--verify-signatures",
+        };
+        Err(Error::Usage { what: format!("{flag} is for git sources: `--source git+…`") })
+    }
+}
+
+impl EtcdArgs {
+    pub fn options(&self) -> EtcdOptions {
+        EtcdOptions {
+            user: self.etcd_user.clone(),
+            password_file: self.etcd_password_file.clone(),
+            ca: self.etcd_ca.clone(),
+            certificate: self.etcd_cert.clone(),
+            key: self.etcd_key.clone(),
+            timeout: self.etcd_timeout,
+        }
+    }
+}
+
+impl FleetArgs {
+    /// The etcd that `--status-to` names. What follows its hosts does not matter: the keys have a prefix of their own.
+    pub fn etcd(&self, etcd: &EtcdArgs) -> Result<Option<EtcdSource>, Error> {
+        let Some(text) = &self.status_to else { return Ok(None) };
+        let slash = if text.ends_with('/') { "" } else { "/" };
+        Ok(Some(EtcdSource::new(&format!("{text}{slash}"), &etcd.options())?))
     }
 }
 
@@ -112,11 +153,21 @@ impl Source {
             None => args.filenames.iter().map(|text| SourceSpec::parse(text)).collect::<Result<_, _>>()?,
         };
         let access = args.access(global);
+        if !matches!(specs.as_slice(), [SourceSpec::Git(_)]) {
+            args.refuse_git_flags()?;
+        }
         match specs.as_slice() {
             [SourceSpec::Stdin] => return Ok(Self { name: String::new(), specs: Vec::new(), access }),
-            [spec @ (SourceSpec::Git(_) | SourceSpec::Etcd(_))] => {
-                return Ok(Self { name: spec.to_string(), specs, access });
+            [spec @ SourceSpec::Git(text)] => {
+                let mut name = spec.to_string();
+                if !access.git.path.is_empty() {
+                    // As `git show` takes it.
+                    let reference = if text.contains('#') { "" } else { "#HEAD" };
+                    name = format!("{name}{reference}:{}", access.git.path);
+                }
+                return Ok(Self { name, specs, access });
             }
+            [spec @ SourceSpec::Etcd(_)] => return Ok(Self { name: spec.to_string(), specs, access }),
             // Refuses mixtures.
             specs => drop(SourceSpec::directories(specs)?),
         }

@@ -9,6 +9,16 @@ use crate::out::{Ink, Paint};
 pub const SHOWN: usize = 10;
 
 pub fn write(document: &PlanDocument, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(author) = &document.source.author {
+        let subject = document.source.subject.as_deref().unwrap_or_default();
+        let line = format!("{}  {author}  {subject}", short(&document.source.revision));
+        writeln!(out, "{}", paint.paint(Ink::Dim, &line))?;
+    }
+    changes(document, paint, out)
+}
+
+/// The plan without what it is a plan of.
+pub fn changes(document: &PlanDocument, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let drifted = document.drift.len() + document.more;
     if drifted > 0 {
         writeln!(out, "{}", paint.paint(Ink::Magenta, "! drift: the kernel holds something else than was applied"))?;
@@ -27,6 +37,11 @@ pub fn write(document: &PlanDocument, paint: Paint, out: &mut dyn Write) -> io::
         entries(&change.entries, change.more, false, paint, out)?;
     }
     writeln!(out, "{}", paint.paint(Ink::Bold, &summary(document)))
+}
+
+/// As much of a revision's name as tells it from others.
+pub fn short(revision: &str) -> String {
+    revision.chars().take(12).collect()
 }
 
 /// `cidrfilter/default/drop`, one per changed object.

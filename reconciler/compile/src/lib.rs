@@ -8,6 +8,7 @@
 //! depend on what is live.
 #![forbid(unsafe_code)]
 
+mod assumed;
 mod cidr_filter;
 mod cidrs;
 mod cilium_policy;
@@ -45,6 +46,7 @@ use weir_abi::{Settings, settings_flags};
 use weir_plan::{Capacity, NodeFacts, Numbering, OutOfNumbers, Pending, Table, Tables, Wiring};
 use weir_schema::{EndpointSpec, Inventory, Object, Spec};
 
+pub use assumed::{assumed_facts, nodes};
 pub use edit::{Effort, compile_after};
 pub use error::{CompileError, code};
 pub use limits::Usage;

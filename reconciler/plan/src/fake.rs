@@ -281,6 +281,7 @@ pub struct FakeDisk {
     pub journal: Option<Journal>,
     pub suspension: Option<Suspension>,
     pub violations: Vec<String>,
+    pub made: BTreeMap<[u8; 32], Vec<u8>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -364,6 +365,15 @@ impl Store for FakeStore {
             disk.numbering = numbering.clone();
             disk.journal = None;
         })
+    }
+
+    fn cached(&self, content: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.disk(|disk| disk.made.get(content).cloned()))
+    }
+
+    fn cache(&mut self, made: &[([u8; 32], Vec<u8>)]) -> Result<(), StoreError> {
+        self.disk(|disk| disk.made.extend(made.iter().cloned()));
+        Ok(())
     }
 
     fn suspension(&self) -> Result<Option<Suspension>, StoreError> {

@@ -111,6 +111,14 @@ impl Numbering {
         Ok(number)
     }
 
+    /// As [`Self::assign`], for an edit of a set: what is in use is left as it is.
+    pub fn hold(&mut self, space: Space, key: &str, sequence: u64) -> Result<u32, OutOfNumbers> {
+        match self.spaces[space as usize].numbers.get(&Arc::from(key)) {
+            Some(assigned) if assigned.used == IN_USE => Ok(assigned.number),
+            _ => self.assign(space, key, sequence),
+        }
+    }
+
     /// The set of commit `sequence` does not use `key` any more.
     pub fn release(&mut self, space: Space, key: &str, sequence: u64) {
         let numbers = &mut self.spaces[space as usize];

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     hash::{Hash, Hasher},
     sync::Arc,
 };
@@ -179,35 +179,31 @@ fn object_changes(
     };
     let changed = |(object, action): &(ObjectRef, Action)| {
         let (file, line) = place(object);
-        let object = Some(object.clone());
-        (object.clone(), ObjectChange { object, action: *action, file, line, entries: Delta::default() })
+        ObjectChange { object: Some(object.clone()), action: *action, file, line, entries: Delta::default() }
     };
-    let mut by_object: BTreeMap<Option<ObjectRef>, ObjectChange> = objects.iter().map(changed).collect();
+    let mut changes: Vec<ObjectChange> = objects.iter().map(changed).collect();
+    let mut by_object: BTreeMap<Option<ObjectRef>, usize> =
+        changes.iter().enumerate().map(|(at, change)| (change.object.clone(), at)).collect();
 
-    // Runs of entries have one owner, and a large list is one run: no search for every entry.
-    let mut last: Option<(Action, Option<usize>, &mut ObjectChange)> = None;
+    // Half a million entries have few owners: who was met before is not looked for again.
+    let mut met: HashMap<(bool, Option<usize>), usize> = HashMap::new();
     for change in tables.changes().chain(wiring.changes()) {
         // A deleted entry belonged to an object of the former revision.
-        let (side, target) = match change.action() {
-            Action::Delete => (Action::Delete, applied),
-            _ => (Action::Create, Some(desired)),
-        };
+        let gone = change.action() == Action::Delete;
+        let target = if gone { applied } else { Some(desired) };
         let owner = target.and_then(|target| target.provenance.owner(&change));
-        let token = owner.map(Owner::token);
-        let changed = match last.take() {
-            Some((last_side, last_token, changed)) if last_side == side && last_token == token => changed,
-            _ => {
-                let object = owner.map(Owner::reference);
-                by_object.entry(object.clone()).or_insert_with(|| {
-                    let (file, line) = object.as_ref().map_or(("".into(), 0), place);
-                    ObjectChange { object, action: Action::Update, file, line, entries: Delta::default() }
-                })
-            }
-        };
-        changed.entries.push(change);
-        last = Some((side, token, changed));
+        let at = *met.entry((gone, owner.map(Owner::token))).or_insert_with(|| {
+            let object = owner.map(Owner::reference);
+            *by_object.entry(object.clone()).or_insert_with(|| {
+                let (file, line) = object.as_ref().map_or(("".into(), 0), place);
+                changes.push(ObjectChange { object, action: Action::Update, file, line, entries: Delta::default() });
+                changes.len() - 1
+            })
+        });
+        changes[at].entries.push(change);
     }
-    by_object.into_values().collect()
+    changes.sort_by(|a, b| a.object.cmp(&b.object));
+    changes
 }
 
 /// A hasher that keeps every byte's influence: the digest is over typed values, not over their text. Values are a few

@@ -37,6 +37,13 @@ pub trait Store {
         numbering: &Numbering,
     ) -> Result<(), StoreError>;
 
+    /// What [`Self::cache`] was given for this content, unless it was lost.
+    fn cached(&self, content: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Keeps something that was made of contents that the head names, so that it need not be made again. It may be lost
+    /// at any time.
+    fn cache(&mut self, made: &[([u8; 32], Vec<u8>)]) -> Result<(), StoreError>;
+
     fn suspension(&self) -> Result<Option<Suspension>, StoreError>;
 
     fn set_suspension(&mut self, suspension: Option<&Suspension>) -> Result<(), StoreError>;

@@ -1,5 +1,7 @@
 use std::{io, path::PathBuf, time::Duration};
 
+use crate::{EtcdError, GitError};
+
 /// Why a source delivers nothing. The last good revision stays what it was.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -37,10 +39,16 @@ pub enum SourceError {
     NotSupported { spec: String, what: &'static str },
     #[error("{spec}: is named beside another source, and must stand alone")]
     Mixed { spec: String },
+    #[error("{spec}: {what}")]
+    Malformed { spec: String, what: &'static str },
+    #[error("{spec}: {error}")]
+    Git { spec: String, error: GitError },
     #[error("{spec}: unknown kind of source")]
     UnknownScheme { spec: String },
     #[error("no source was named")]
     Unnamed,
+    #[error("{0}")]
+    Etcd(#[from] EtcdError),
 }
 
 impl SourceError {
@@ -56,7 +64,9 @@ impl SourceError {
             Self::Changing { .. } | Self::Restless { .. } => "source-changing",
             Self::NotSupported { .. } => "source-not-supported",
             Self::Mixed { .. } => "source-mixed",
-            Self::UnknownScheme { .. } | Self::Unnamed => "source-unknown",
+            Self::Git { error, .. } => error.code(),
+            Self::UnknownScheme { .. } | Self::Unnamed | Self::Malformed { .. } => "source-unknown",
+            Self::Etcd(error) => error.code(),
         }
     }
 
@@ -80,8 +90,13 @@ impl SourceError {
             Self::Changing { .. } | Self::Restless { .. } => "wait until whoever writes there is done",
             Self::NotSupported { .. } => "use a directory: `-f PATH` or `--source dir:PATH`",
             Self::Mixed { .. } => "name one source; only directories and files may be several",
+            Self::Git { error, .. } => error.help(),
+            Self::Malformed { .. } => {
+                "write `git+file:///PATH#BRANCH`, `git+https://HOST/PATH`, `git+ssh://USER@HOST/PATH`"
+            }
             Self::UnknownScheme { .. } => "write a path, `-`, `dir:PATH`, `git+URL` or `etcd://HOST`",
             Self::Unnamed => "name one with `-f PATH` or `--source dir:PATH`",
+            Self::Etcd(error) => error.help(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A source that is followed: the end that listens, and the end that tells.
 use std::{fmt, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{Revision, SourceError};
 
@@ -14,6 +14,7 @@ pub type Outcome = Result<Arc<Revision>, Arc<SourceError>>;
 #[derive(Debug)]
 pub struct Watch {
     outcomes: watch::Receiver<Option<Outcome>>,
+    stirred: Arc<Notify>,
     reins: Arc<dyn Reins>,
 }
 
@@ -25,8 +26,8 @@ pub(crate) trait Reins: fmt::Debug + Send + Sync {
 }
 
 impl Watch {
-    pub(crate) fn new(outcomes: watch::Receiver<Option<Outcome>>, reins: Arc<dyn Reins>) -> Self {
-        Self { outcomes, reins }
+    pub(crate) fn new((outcomes, stirred): Listening, reins: Arc<dyn Reins>) -> Self {
+        Self { outcomes, stirred, reins }
     }
 
     /// The next outcome that this was not yet called for. Safe to cancel.
@@ -41,6 +42,12 @@ impl Watch {
                 return outcome;
             }
         }
+    }
+
+    /// Something moves: an outcome may follow. Safe to cancel.
+    pub fn stirred(&self) -> impl Future<Output = ()> + use<> {
+        let stirred = self.stirred.clone();
+        async move { stirred.notified().await }
     }
 
     /// The latest outcome, `None` before the first.
@@ -61,20 +68,32 @@ impl Drop for Watch {
     }
 }
 
+/// What a [`Watch`] listens to.
+pub(crate) type Listening = (watch::Receiver<Option<Outcome>>, Arc<Notify>);
+
 /// The telling end.
 #[derive(Debug)]
-pub(crate) struct News(watch::Sender<Option<Outcome>>);
+pub(crate) struct News {
+    outcomes: watch::Sender<Option<Outcome>>,
+    stirred: Arc<Notify>,
+}
 
 impl News {
-    pub fn channel() -> (Self, watch::Receiver<Option<Outcome>>) {
-        let (sender, receiver) = watch::channel(None);
-        (Self(sender), receiver)
+    pub fn channel() -> (Self, Listening) {
+        let (outcomes, receiver) = watch::channel(None);
+        let stirred = Arc::new(Notify::new());
+        (Self { outcomes, stirred: stirred.clone() }, (receiver, stirred))
+    }
+
+    /// An outcome may follow soon.
+    pub fn stir(&self) {
+        self.stirred.notify_one();
     }
 
     /// An outcome that says the same as the one before is not news.
     pub fn publish(&self, outcome: Result<Arc<Revision>, SourceError>) {
         let outcome = outcome.map_err(Arc::new);
-        self.0.send_if_modified(|latest| {
+        self.outcomes.send_if_modified(|latest| {
             let same = match (&*latest, &outcome) {
                 (Some(Ok(old)), Ok(new)) => old.id == new.id,
                 (Some(Err(old)), Err(new)) => old.to_string() == new.to_string(),

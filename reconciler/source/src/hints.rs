@@ -11,6 +11,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, statfs,
+};
 use notify::{
     Config, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode, ModifyKind},
@@ -23,6 +26,8 @@ pub(crate) struct Hints {
     watcher: RecommendedWatcher,
     shared: Arc<Shared>,
     watches: BTreeMap<PathBuf, Identity>,
+    /// Some directory may change without an event.
+    blind: bool,
 }
 
 /// Ends a wait.
@@ -124,7 +129,7 @@ impl Hints {
         let shared = Arc::new(Shared::default());
         let events = shared.clone();
         let watcher = RecommendedWatcher::new(move |event| events.take(event), Config::default())?;
-        Ok(Self { watcher, shared, watches: BTreeMap::new() })
+        Ok(Self { watcher, shared, watches: BTreeMap::new(), blind: true })
     }
 
     pub fn waker(&self) -> Waker {
@@ -135,6 +140,7 @@ impl Hints {
     /// until now was not seen. A directory that is gone is no error, the next look finds out.
     pub fn watch(&mut self, directories: &BTreeMap<PathBuf, Interest>) -> notify::Result<bool> {
         let mut new = false;
+        let mut blind = false;
         let mut watches = BTreeMap::new();
         let gone = std::mem::take(&mut self.shared.state().gone);
         for directory in directories.keys() {
@@ -147,7 +153,10 @@ impl Hints {
                     continue;
                 }
                 // The directory above the root may be closed to us; the periodic look remains.
-                Err(error) if is_closed(&error) => continue,
+                Err(error) if is_closed(&error) => {
+                    blind = true;
+                    continue;
+                }
                 Err(error) => return Err(error),
             }
             let Some(identity) = Identity::of(directory).ok().filter(|now| Some(*now) == before) else {
@@ -155,6 +164,7 @@ impl Hints {
                 continue;
             };
             new |= self.watches.get(directory) != Some(&identity) || gone.contains(directory);
+            blind |= !tells_of_every_change(directory);
             watches.insert(directory.clone(), identity);
         }
         for directory in self.watches.keys().filter(|directory| !directories.contains_key(*directory)) {
@@ -163,7 +173,13 @@ impl Hints {
         }
         self.shared.state().interests = interests(directories, &watches);
         self.watches = watches;
+        self.blind = blind;
         Ok(new)
+    }
+
+    /// Whether nothing that was found by the last look can have changed without a hint.
+    pub const fn sees_everything(&self) -> bool {
+        !self.blind
     }
 
     pub fn wait(&self, timeout: Duration) -> Hint {
@@ -183,6 +199,19 @@ impl Hints {
     pub fn drain(&self) {
         self.shared.state().look = false;
     }
+}
+
+/// A file system of this machine alone: what others write to a shared one makes no event here.
+fn tells_of_every_change(directory: &Path) -> bool {
+    const LOCAL: [FsType; 6] = [
+        EXT4_SUPER_MAGIC,
+        XFS_SUPER_MAGIC,
+        BTRFS_SUPER_MAGIC,
+        TMPFS_MAGIC,
+        OVERLAYFS_SUPER_MAGIC,
+        FsType(nix::libc::F2FS_SUPER_MAGIC),
+    ];
+    statfs(directory).is_ok_and(|found| LOCAL.contains(&found.filesystem_type()))
 }
 
 /// Events come under one of a directory's names: each name stands for the interests of all.

@@ -24,9 +24,9 @@ mod watch;
 
 pub use dir::{DirSource, Effort, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, Scan};
 pub use error::SourceError;
-pub use etcd::{EtcdOptions, EtcdSource};
+pub use etcd::{BeaconOptions, EtcdBeacon, EtcdError, EtcdOptions, EtcdSource, Pushed, Voice};
 pub use follow::{Outcome, Watch};
-pub use git::{GitOptions, GitSource};
+pub use git::{GitError, GitOptions, GitSource, SignatureFault};
 pub use revision::{Authorship, Revision, SourceFile, read_stdin};
 pub use source::{Access, Source};
 pub use spec::SourceSpec;

@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     io::{self, Read},
     sync::Arc,
 };
@@ -65,14 +65,7 @@ impl Revision {
     pub fn new(mut files: Vec<SourceFile>) -> Self {
         files.sort_by(|a, b| a.path.cmp(&b.path));
         files.dedup_by(|a, b| a.path == b.path);
-        let mut digest = Sha256::new();
-        for file in &files {
-            digest.update((file.path.len() as u64).to_be_bytes());
-            digest.update(file.path.as_bytes());
-            digest.update(file.hash);
-        }
-        let digest: [u8; 32] = digest.finalize().into();
-        let id = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = hexadecimal(&digest(files.iter().map(|file| (&*file.path, &file.hash)))[..8]);
         Self { id, authorship: None, files }
     }
 
@@ -92,6 +85,25 @@ impl Revision {
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes.len() as u64).sum()
     }
+}
+
+/// SHA-256 of a list of (path, SHA-256 of the content), which is sorted by path.
+pub(crate) fn digest<'a>(files: impl Iterator<Item = (&'a str, &'a [u8; 32])>) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for (path, hash) in files {
+        digest.update((path.len() as u64).to_be_bytes());
+        digest.update(path.as_bytes());
+        digest.update(hash);
+    }
+    digest.finalize().into()
+}
+
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String never fails.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The revision that standard input is: one manifest called `stdin.yaml`.

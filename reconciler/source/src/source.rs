@@ -16,7 +16,7 @@ pub struct Access {
 #[derive(Debug)]
 pub enum Source {
     Dir(DirSource),
-    Git(GitSource),
+    Git(Box<GitSource>),
     Etcd(EtcdSource),
 }
 
@@ -24,7 +24,7 @@ impl Source {
     /// Reaches nothing yet. Directories and files may be several, the others stand alone.
     pub fn open(specs: &[SourceSpec], access: &Access) -> Result<Self, SourceError> {
         match specs {
-            [SourceSpec::Git(spec)] => Ok(Self::Git(GitSource::new(spec, &access.git)?)),
+            [SourceSpec::Git(spec)] => Ok(Self::Git(Box::new(GitSource::new(spec, &access.git)?))),
             [SourceSpec::Etcd(spec)] => Ok(Self::Etcd(EtcdSource::new(spec, &access.etcd)?)),
             specs => SourceSpec::directories(specs).map(Self::Dir),
         }

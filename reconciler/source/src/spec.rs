@@ -1,6 +1,6 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use crate::{DirSource, SourceError};
+use crate::{DirSource, SourceError, git::GitSpec};
 
 /// What `--source` and `-f` name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,10 @@ impl SourceSpec {
         match text {
             "" => Err(SourceError::Unnamed),
             "-" => Ok(Self::Stdin),
-            _ if text.starts_with("git+") => Ok(Self::Git(text.to_owned())),
+            _ if text.starts_with("git+") => {
+                GitSpec::parse(text)?;
+                Ok(Self::Git(text.to_owned()))
+            }
             _ if text.starts_with("etcd://") || text.starts_with("etcds://") => Ok(Self::Etcd(text.to_owned())),
             _ if text.contains("://") => Err(SourceError::UnknownScheme { spec: text.to_owned() }),
             _ => Ok(Self::Dir(text.into())),

@@ -135,9 +135,7 @@ pub(crate) fn resolve(link: &Path, root: &Path) -> Result<PathBuf, SourceError> 
     let target = fs::canonicalize(link).map_err(|cause| match cause.raw_os_error() {
         Some(errno) if errno == nix::errno::Errno::ELOOP as i32 => SourceError::Loop { path: link.into() },
         // A link that is gone itself was removed just now; one that stays leads nowhere.
-        _ if cause.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(link).is_ok() => {
-            SourceError::Dangling { path: link.into() }
-        }
+        _ if leads_nowhere(&cause) && fs::symlink_metadata(link).is_ok() => SourceError::Dangling { path: link.into() },
         _ => unreadable(link, cause),
     })?;
     if target.starts_with(root) {
@@ -153,4 +151,9 @@ pub(crate) fn unreadable(path: &Path, cause: io::Error) -> SourceError {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => SourceError::Changing { path: path.into() },
         _ => SourceError::Unreadable { path: path.into(), cause },
     }
+}
+
+/// A name on the way is absent, or is a file.
+fn leads_nowhere(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -96,7 +96,9 @@ impl Follower {
             let in_error = outcome.is_err();
             self.news.publish(outcome);
             let wait = if in_error || !watched { self.options.retry } else { self.options.resync };
-            self.hints.wait(wait);
+            if self.hints.wait(wait) == Hint::Look {
+                self.news.stir();
+            }
         }
     }
 
@@ -104,7 +106,8 @@ impl Follower {
         self.asked.stop.load(Ordering::Relaxed)
     }
 
-    /// Looks until two looks with `rest` between them agree and no hint came in between. `None`: stopped. The second
+    /// Looks until nothing has moved for `rest`: no hint has come since the look began where every change makes one,
+    /// else two looks with `rest` between them agree. `None`: stopped. The second
     /// value: whether everything that was found is watched.
     fn settle(&mut self) -> Option<(Result<Arc<Revision>, SourceError>, bool)> {
         let start = Instant::now();
@@ -112,6 +115,7 @@ impl Follower {
         loop {
             // What happened until here is what this look sees.
             self.hints.drain();
+            let rest = Instant::now();
             let outcome = self.source.scan();
             let mut watched = true;
             let mut unseen = false;
@@ -140,14 +144,21 @@ impl Follower {
             }
             before = Some(summary);
             // A hint means that the state just seen is already old: begin anew, but not faster than `rest`.
-            let rest = Instant::now();
+            let mut still = true;
             loop {
                 match self.hints.wait(self.options.rest.saturating_sub(rest.elapsed())) {
                     Hint::Timeout => break,
-                    Hint::Look => before = None,
+                    Hint::Look => {
+                        before = None;
+                        still = false;
+                    }
                     Hint::Asked if self.stopped() => return None,
                     Hint::Asked => {}
                 }
+            }
+            let proven = still && watched && !unseen && self.hints.sees_everything();
+            if let (true, Ok(scan)) = (proven, outcome) {
+                return Some((Ok(scan.revision), watched));
             }
         }
     }

@@ -415,3 +415,13 @@ fn a_directory_that_never_rests_is_an_error_in_the_end() {
     assert!(matches!(error, SourceError::Restless { .. }), "{error}");
     assert!(error.is_transient());
 }
+
+/// It was taken for a change in progress, which never came to rest.
+#[test]
+fn a_link_through_a_file_leads_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.yaml"), "x").unwrap();
+    symlink("a.yaml/x", dir.path().join("b.yaml")).unwrap();
+    let error = DirSource::new(&[dir.path().to_path_buf()]).scan().unwrap_err();
+    assert!(matches!(error, SourceError::Dangling { .. }), "{error}");
+}

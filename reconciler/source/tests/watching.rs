@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 use std::{fs, os::unix::fs::symlink, path::Path, sync::Mutex, time::Duration};
 
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
 use tokio::time::timeout;
 use weir_source::{DirSource, Outcome, Revision, Source, SourceError, Watch, WatchOptions};
 
@@ -172,6 +176,103 @@ async fn a_checkout_in_progress_is_not_a_revision() {
         for file in &outcome.files {
             assert_eq!(String::from_utf8_lossy(&file.bytes), generation.to_string(), "{}", file.path);
         }
+    }
+}
+
+/// By git itself, between two commits that have no file in common but by name.
+#[tokio::test]
+async fn a_storm_of_5000_files_is_never_a_mixture() {
+    const FILES: usize = 5000;
+    let dir = tempfile::tempdir().unwrap();
+    let git = |words: &[&str]| {
+        let mut command = std::process::Command::new("git");
+        command.args(["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "gc.auto=0"]).args(words);
+        let status = command.current_dir(dir.path()).env("GIT_CONFIG_GLOBAL", "/dev/null").status().unwrap();
+        assert!(status.success(), "git {words:?}");
+    };
+    git(&["init", "--quiet", "-b", "main"]);
+    for generation in ["0", "1"] {
+        for n in 0..FILES {
+            let path = dir.path().join(format!("{}/{n}.yaml", n % 50));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, generation).unwrap();
+        }
+        git(&["add", "--all"]);
+        git(&["commit", "--quiet", "-m", generation]);
+        git(&["tag", &format!("g{generation}")]);
+    }
+    let watch = {
+        let _limit = QUEUE_LIMIT.lock().unwrap();
+        let options = WatchOptions { rest: Duration::from_secs(1), ..OPTIONS };
+        Source::Dir(DirSource::new(&[dir.path().to_path_buf()])).follow(options)
+    };
+    let mut watch = watch.unwrap();
+    for generation in ["1", "0", "1", "0"] {
+        git(&["checkout", "--quiet", &format!("g{generation}")]);
+        let revision = timeout(Duration::from_secs(60), watch.changed()).await.unwrap().unwrap();
+        assert_eq!(revision.files.len(), FILES);
+        let mixed = revision.files.iter().filter(|file| *file.bytes != *generation.as_bytes()).count();
+        assert_eq!(mixed, 0);
+    }
+}
+
+/// In a mount namespace of this thread's own. A mount or its end gives no hint: the periodic look finds out.
+#[test]
+fn a_directory_that_is_unmounted_while_it_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().to_path_buf();
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNS).expect("needs root");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let mount_it = |content: &str| {
+            mount(Some("tmpfs"), &root, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            fs::write(root.join("a.yaml"), content).unwrap();
+        };
+        mount_it("0");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let options = WatchOptions { resync: Duration::from_millis(200), ..OPTIONS };
+            let mut watch = Source::Dir(DirSource::new(std::slice::from_ref(&root))).follow(options).unwrap();
+            until_content(&mut watch, &[("a.yaml", "0")]).await;
+            for round in 1..4 {
+                umount2(&root, MntFlags::MNT_DETACH).unwrap();
+                let error = until(&mut watch, Result::is_err).await.unwrap_err();
+                assert!(matches!(&*error, SourceError::Replaced { .. }), "never an empty set: {error}");
+                mount_it(&round.to_string());
+                until_content(&mut watch, &[("a.yaml", &round.to_string())]).await;
+            }
+        });
+    })
+    .join()
+    .unwrap();
+}
+
+/// In two halves, again and again, with less time between them than the rest that is asked for.
+#[tokio::test]
+async fn a_file_that_is_being_written_is_not_a_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.yaml");
+    fs::write(&path, "0 begin 0 end").unwrap();
+    let watch = {
+        let _limit = QUEUE_LIMIT.lock().unwrap();
+        let options = WatchOptions { rest: Duration::from_secs(1), ..OPTIONS };
+        Source::Dir(DirSource::new(&[dir.path().to_path_buf()])).follow(options)
+    };
+    let mut watch = watch.unwrap();
+    watch.changed().await.unwrap();
+    for round in 1..4 {
+        let writing = path.clone();
+        let writer = std::thread::spawn(move || {
+            let mut file = fs::File::create(&writing).unwrap();
+            for part in [format!("{round} begin "), format!("{round} en"), "d".to_owned()] {
+                std::io::Write::write_all(&mut file, part.as_bytes()).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let revision = timeout(Duration::from_secs(60), watch.changed()).await.unwrap().unwrap();
+        assert_eq!(content(&revision)[0].1, format!("{round} begin {round} end"));
+        writer.join().unwrap();
     }
 }
 

@@ -22,13 +22,22 @@ pub struct Agent {
 
 impl Agent {
     pub(super) fn start(node: &Node, words: &[&str]) -> Self {
-        let mut agent = Self::spawn(node, words);
+        Self::spawn(node, words).answering()
+    }
+
+    /// Of a source that `words` name, in an environment with `variables` in it.
+    pub fn following(node: &Node, words: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::launch(node, words, variables).answering()
+    }
+
+    fn answering(self) -> Self {
+        let mut agent = self;
         eventually("the agent answers", || {
             if let Some(status) = agent.child.try_wait().expect("our own child") {
                 panic!("the agent ended with {status}:\n{}", agent.log());
             }
             // Without an agent, the verb works alone.
-            let status = node.weir(&["status", "-o", "json"]);
+            let status = agent.node.weir(&["status", "-o", "json"]);
             (status.code() == 0 && !status.json()["agent"].is_null()).then_some(())
         });
         agent
@@ -36,10 +45,19 @@ impl Agent {
 
     /// As [`Node::agent`], without waiting for it.
     pub fn spawn(node: &Node, words: &[&str]) -> Self {
+        Self::launch(node, &[&["-f", "."], words].concat(), &[])
+    }
+
+    fn launch(node: &Node, words: &[&str], variables: &[(&str, &str)]) -> Self {
         let log = node.directory().join("agent.log");
         let file = File::options().create(true).append(true).open(&log).expect("a file in /run");
-        let mut command = node.command(&["run", "-f", "."]);
-        command.args(words).stdin(Stdio::null()).stdout(file.try_clone().expect("a descriptor")).stderr(file);
+        let mut command = node.command(&["run"]);
+        command
+            .args(words)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a descriptor"))
+            .stderr(file);
         let child = command.spawn().unwrap_or_else(|error| panic!("weir run: {error}"));
         Self { child, log, node: node.clone() }
     }

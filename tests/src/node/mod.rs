@@ -257,7 +257,8 @@ pub fn tool(program: &str, words: &str) -> Ran {
     run(command, &format!("{program} {words}"))
 }
 
-fn run(mut command: Command, line: &str) -> Ran {
+/// Any command to its end; `line` is what it is called in messages.
+pub fn run(mut command: Command, line: &str) -> Ran {
     // Files, not pipes: nobody has to read them while the program runs.
     let output = || tempfile::tempfile_in("/run").or_else(|_| tempfile::tempfile()).expect("a temporary file");
     let (mut stdout, mut stderr) = (output(), output());

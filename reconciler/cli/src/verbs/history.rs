@@ -7,6 +7,7 @@ use crate::{
     args::Format,
     context::{self, Context},
     out,
+    plan_text::short,
 };
 
 pub async fn run(context: &Context, limit: usize) -> Result<Exit, Error> {
@@ -29,6 +30,10 @@ pub async fn run(context: &Context, limit: usize) -> Result<Exit, Error> {
         }
         let head = ["COMMIT", "TIME", "OPERATION", "EPOCH", "+", "~", "-", "!", "REVISION", "SOURCE"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
+        // Directories know no authors.
+        if document.commits.iter().any(|commit| commit.author.is_some()) {
+            rows[0].extend(["AUTHOR", "SUBJECT"].map(str::to_owned));
+        }
         rows.extend(document.commits.iter().map(row));
         out::columns(&rows, out)
     })?;
@@ -51,8 +56,10 @@ fn row(commit: &CommitDocument) -> Vec<String> {
         commit.summary.update.to_string(),
         commit.summary.delete.to_string(),
         commit.summary.drift.to_string(),
-        commit.revision.chars().take(12).collect(),
+        short(&commit.revision),
         if commit.source.is_empty() { "-".to_owned() } else { commit.source.clone() },
+        commit.author.clone().unwrap_or_default(),
+        commit.subject.clone().unwrap_or_default(),
     ]
 }
 

@@ -1,10 +1,13 @@
 //! One file per verb, or per few that are one.
 mod apply;
 mod doctor;
+mod fleet;
 mod get;
 mod history;
 mod monitor;
 mod plan;
+mod push;
+mod revisions;
 mod run;
 mod schema;
 mod status;
@@ -17,7 +20,7 @@ use clap::CommandFactory;
 use weir_agent::{Error, Exit};
 
 use crate::{
-    args::{Cli, Verb},
+    args::{Cli, RevisionArgs, Verb},
     context::Context,
     out,
 };
@@ -33,7 +36,13 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
             Ok(Exit::DONE)
         }
         Verb::Doctor => doctor::run(context),
-        Verb::Run { source, intervals } => run::run(context, &source, intervals),
+        Verb::Diff { source, revisions: RevisionArgs { from: Some(from), to, all_nodes } } => {
+            revisions::run(context, &source, &from, &to, all_nodes)
+        }
+        Verb::Run { source, intervals, fleet } => run::run(context, &source, intervals, &fleet),
+        Verb::Push { source, to } => push::push(context, &source, &to),
+        Verb::Pull { from, directory, replace, etcd } => push::pull(context, &from, &directory, replace, &etcd),
+        Verb::Status { all: true, from, fleet, etcd } => fleet::run(context, from.as_deref(), &fleet, &etcd),
         verb => block_on(ask(context, verb))?,
     }
 }
@@ -41,11 +50,11 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
 /// Verbs that ask the agent first.
 async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
     match verb {
-        Verb::Diff { source } => plan::run(context, &source, true).await,
+        Verb::Diff { source, revisions: RevisionArgs { from: None, .. } } => plan::run(context, &source, true).await,
         Verb::Plan { source } => plan::run(context, &source, false).await,
         Verb::Apply { source, allow } => apply::run(context, &source, allow).await,
         Verb::Rollback { sequence, allow } => apply::rollback(context, sequence, allow).await,
-        Verb::Status => status::run(context).await,
+        Verb::Status { .. } => status::run(context).await,
         Verb::Get { what, name } => get::run(context, what, name.as_deref()).await,
         Verb::Trace { source, destination, port } => trace::run(context, &source, &destination, &port).await,
         Verb::Monitor => monitor::run(context).await,
@@ -53,7 +62,14 @@ async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
         Verb::Suspend { duration, reason } => suspend::suspend(context, &reason, duration).await,
         Verb::Resume => suspend::resume(context).await,
         Verb::Uninstall { purge } => uninstall::run(context, purge).await,
-        Verb::Validate { .. } | Verb::Schema { .. } | Verb::Completions { .. } | Verb::Doctor | Verb::Run { .. } => {
+        Verb::Validate { .. }
+        | Verb::Schema { .. }
+        | Verb::Completions { .. }
+        | Verb::Doctor
+        | Verb::Run { .. }
+        | Verb::Diff { revisions: RevisionArgs { from: Some(_), .. }, .. }
+        | Verb::Push { .. }
+        | Verb::Pull { .. } => {
             unreachable!("`run` takes these")
         }
     }

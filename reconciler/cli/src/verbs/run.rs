@@ -1,27 +1,44 @@
-use weir_agent::{Error, Exit, RunOptions};
-use weir_source::WatchOptions;
+use std::time::Duration;
+
+use weir_agent::{Error, Exit, FleetOptions, RunOptions};
+use weir_source::{SourceSpec, WatchOptions};
 
 use crate::{
-    args::{Intervals, SourceArgs},
+    args::{FleetArgs, Intervals, SourceArgs},
     context::{self, Context, Source},
 };
 
+/// Whoever writes several keys in a row is waited for so long after each.
+const ETCD_REST: Duration = Duration::from_millis(10);
+
 /// The agent, until somebody asks it to stop.
-pub fn run(context: &Context, args: &SourceArgs, intervals: Intervals) -> Result<Exit, Error> {
+pub fn run(context: &Context, args: &SourceArgs, intervals: Intervals, fleet: &FleetArgs) -> Result<Exit, Error> {
     let source = Source::new(&context.global, args)?;
     if source.specs.is_empty() {
         return Err(Error::Usage { what: "an agent follows a source; standard input is read once".to_owned() });
     }
+    let mut access = source.access;
+    access.git.poll = intervals.poll;
+    let usual = WatchOptions::default();
+    let rest = intervals.rest.unwrap_or(match source.specs.as_slice() {
+        [SourceSpec::Etcd(_)] => ETCD_REST,
+        _ => usual.rest,
+    });
     let options = RunOptions {
         specs: source.specs,
-        access: source.access,
+        access,
         source: source.name,
         socket: context.global.socket.clone(),
-        watch: WatchOptions { rest: intervals.rest, resync: intervals.resync, ..WatchOptions::default() },
+        watch: WatchOptions { rest, resync: intervals.resync, ..usual },
         intervals: weir_agent::Intervals {
             verify: intervals.verify,
             catch_up: intervals.catch_up,
             ..weir_agent::Intervals::default()
+        },
+        fleet: FleetOptions {
+            prefix: fleet.status_prefix.clone(),
+            etcd: fleet.etcd(&args.etcd)?,
+            ..FleetOptions::default()
         },
     };
     let (global, node, ignore_foreign) = (context.global.clone(), context.node(), args.ignore_foreign);

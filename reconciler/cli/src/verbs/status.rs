@@ -45,6 +45,9 @@ fn write(context: &Context, status: &StatusDocument, out: &mut dyn Write) -> io:
     }
     if let Some(commit) = &status.commit {
         writeln!(out, "commit    {} of {}, revision {}", commit.sequence, time(commit.time_unix_ms), commit.revision)?;
+        if let Some(author) = &commit.author {
+            writeln!(out, "author    {author}  {}", commit.subject.as_deref().unwrap_or_default())?;
+        }
     }
     match status.generation {
         Some(live) => {

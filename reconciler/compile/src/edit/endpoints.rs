@@ -58,7 +58,7 @@ impl Edit<'_, '_> {
         let before = self.state.peers.identities.get(key).copied();
         let number = match before {
             Some(state) => state.number,
-            None => self.numbering.assign(Space::Identity, key, self.sequence())?,
+            None => self.numbering.hold(Space::Identity, key, self.sequence())?,
         };
         let former = before.unwrap_or(IdentityState { number, endpoints: 0, local: 0 });
         let count = |count: u32, by: i64| (i64::from(count) + by).max(0) as u32;

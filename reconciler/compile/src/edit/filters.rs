@@ -44,11 +44,10 @@ impl Edit<'_, '_> {
             return Ok(());
         }
         for (from, to) in differences {
-            if let Some(from) = from {
-                self.state.filters.remove(&reference(from));
-            }
-            if let Some(to) = to {
-                self.state.filters.insert(reference(to), Arc::clone(to));
+            match (from, to) {
+                (_, Some(to)) => drop(self.state.filters.insert(reference(to), Arc::clone(to))),
+                (Some(from), None) => drop(self.state.filters.remove(&reference(from))),
+                (None, None) => {}
             }
         }
         let shape = |object: Option<&Arc<Object>>| spec(object).map(|spec| (spec.interfaces.clone(), spec.mode));
@@ -155,7 +154,7 @@ impl Edit<'_, '_> {
             let role = match list.kind {
                 ListKind::Allow => Role::Allow,
                 kind => {
-                    let number = self.numbering.assign(Space::Rule, &rule_key(&object, path), sequence)?;
+                    let number = self.numbering.hold(Space::Rule, &rule_key(&object, path), sequence)?;
                     let rule = RuleRef { object: object.clone(), path: Arc::clone(path) };
                     if let Some(to) = to {
                         self.origins.rules.insert(number, RuleOrigin { rule, owner: Owned::of(to) });
@@ -289,7 +288,7 @@ impl Edit<'_, '_> {
         if *content == PrefilterClass::default() {
             return Ok(0);
         }
-        let number = self.numbering.assign(Space::Class, &class_key(content), self.input.sequence)?;
+        let number = self.numbering.hold(Space::Class, &class_key(content), self.input.sequence)?;
         if self.tables.classes.get(&number) != Some(content) {
             self.tables.classes.insert(number, *content);
         }

@@ -154,7 +154,7 @@ impl Edit<'_, '_> {
         let sequence = self.sequence();
         self.state.told_apart += u32::from(selects_nodes(&state.policy));
         for path in paths(&state.policy) {
-            let number = self.numbering.assign(Space::Rule, &rule_key(&id.0, path), sequence)?;
+            let number = self.numbering.hold(Space::Rule, &rule_key(&id.0, path), sequence)?;
             let rule = RuleRef { object: id.0.clone(), path: Arc::clone(path) };
             self.origins.rules.insert(number, RuleOrigin { rule, owner: state.owner.clone() });
         }
@@ -184,7 +184,7 @@ impl Edit<'_, '_> {
         let number = match (&known, cidrs::reserved(&net)) {
             (Some(mention), _) => mention.number,
             (None, Some(number)) => number,
-            (None, None) => self.numbering.assign(Space::Identity, &cidrs::key(&net), self.sequence())?,
+            (None, None) => self.numbering.hold(Space::Identity, &cidrs::key(&net), self.sequence())?,
         };
         if known.is_none() {
             // One that went and came back within this edit is the same one.
