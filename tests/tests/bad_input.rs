@@ -224,19 +224,13 @@ fn a_missing_directory() {
 }
 
 #[test]
-fn sources_that_do_not_exist_yet() {
+fn sources_that_are_not_there() {
     Node::run(|node| {
-        says(
-            &node.expect(66, &["diff", "--source", "etcd://127.0.0.1:2379/x"]),
-            "source-not-supported",
-            &["etcd", "= help:"],
-        );
-        says(
-            &node.expect(66, &["diff", "--source", "git+https://example.org/x"]),
-            "source-not-supported",
-            &["git", "= help:"],
-        );
-        says(&node.expect(64, &["diff", "--source", "s3://bucket"]), "source-unknown", &["s3://bucket", "= help:"]);
+        let diff = |exit, source: &str| node.expect(exit, &["diff", "--timeout", "5s", "--source", source]);
+        says(&diff(64, "etcd://127.0.0.1:2379/x"), "etcd-address", &["must end in `/`", "= help:"]);
+        says(&diff(69, "etcd://127.0.0.1:1/x/"), "etcd-unreachable", &["127.0.0.1:1", "= help:"]);
+        says(&diff(66, "git+file:///nowhere/at/all"), "source-missing", &["/nowhere/at/all", "= help:"]);
+        says(&diff(64, "s3://bucket"), "source-unknown", &["s3://bucket", "= help:"]);
     });
 }
 
