@@ -4,12 +4,13 @@
 //! Exit codes are a promise to scripts, and so are the bytes of `-o json`; text is for people and may get better.
 //!
 //! It must never decide anything about the datapath itself, nor ask questions: `apply` applies.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod args;
 mod context;
 mod doctor;
 mod logging;
+mod memory;
 mod out;
 mod plan_text;
 mod verbs;
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(Exit::USAGE.0) } else { ExitCode::SUCCESS };
         }
     };
+    if matches!(cli.verb, Verb::Run { .. }) {
+        memory::keep_little();
+    }
     logging::start(&cli.global, &cli.verb);
     let context = Context::new(cli.global);
     let is_diff = matches!(cli.verb, Verb::Diff { .. });
