@@ -2,6 +2,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use weir_agent::Error;
 
 /// GitOps for the Linux network datapath: manifests in, eBPF prefilter, firewall and policy out, in one atomic flip.
 #[derive(Debug, Parser)]
@@ -67,7 +68,7 @@ pub struct SourceArgs {
     pub filenames: Vec<String>,
     /// The same as a source: `dir:PATH`, `git+file:///PATH`, `git+https://HOST/PATH`, `git+ssh://USER@HOST/PATH` (after
     /// `#` a branch, a tag or a full commit id), `etcd://HOST:2379[,HOST2:2379]/PREFIX/` (`etcds://` for TLS)
-    #[arg(long, value_name = "SOURCE", env = "WEIR_SOURCE", conflicts_with = "filenames")]
+    #[arg(long, value_name = "SOURCE", env = "WEIR_SOURCE")]
     pub source: Option<String>,
     /// Of a git source, only what is below this directory
     #[arg(long, value_name = "DIR", env = "WEIR_PATH")]
@@ -105,6 +106,21 @@ pub struct EtcdArgs {
     /// How long an answer of etcd may take; silent for twice as long, it is tried anew
     #[arg(long, env = "WEIR_ETCD_TIMEOUT", default_value = "5s", value_name = "DURATION", value_parser = duration)]
     pub etcd_timeout: Duration,
+}
+
+impl SourceArgs {
+    /// Both are named: whichever the environment names gives way to the command line.
+    pub fn one_of_two(&self) -> Result<(&[String], Option<&str>), Error> {
+        let (filenames, source) = (self.filenames.as_slice(), self.source.as_deref());
+        let from_environment = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+        match (filenames, source) {
+            ([], source) => Ok((&[], source)),
+            (filenames, None) => Ok((filenames, None)),
+            (filenames, Some(source)) if from_environment("WEIR_SOURCE", source) => Ok((filenames, None)),
+            ([filename], Some(source)) if from_environment("WEIR_FILENAME", filename) => Ok((&[], Some(source))),
+            _ => Err(Error::Usage { what: "-f and --source both name the whole desired state: use one".to_owned() }),
+        }
+    }
 }
 
 /// Where nodes tell their status.

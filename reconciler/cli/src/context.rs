@@ -148,9 +148,10 @@ pub struct Source {
 
 impl Source {
     pub fn new(global: &Global, args: &SourceArgs) -> Result<Self, Error> {
-        let specs: Vec<SourceSpec> = match &args.source {
+        let (filenames, source) = args.one_of_two()?;
+        let specs: Vec<SourceSpec> = match source {
             Some(source) => vec![SourceSpec::parse(source)?],
-            None => args.filenames.iter().map(|text| SourceSpec::parse(text)).collect::<Result<_, _>>()?,
+            None => filenames.iter().map(|text| SourceSpec::parse(text)).collect::<Result<_, _>>()?,
         };
         let access = args.access(global);
         if !matches!(specs.as_slice(), [SourceSpec::Git(_)]) {

@@ -98,6 +98,8 @@ fn help_shows_the_verbs_that_work() {
         "schema",
         "uninstall",
         "completions",
+        "push",
+        "pull",
     ] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))), "{verb} in {help}");
         let output = weir.run(&[verb, "--help"]);
@@ -128,6 +130,14 @@ fn wrong_usage_is_64() {
         &["schema", "Nothing"],
         &["run", "-f", "-"],
         &["validate", "--source", "s3://bucket"],
+        &["push", "-f", "etc"],
+        &["push", "-f", "etc", "--to", "etcd://127.0.0.1:2379/no-slash"],
+        &["push", "-f", "etc", "--to", "etcd://user:secret@127.0.0.1:2379/weir/"],
+        &["pull", "--from", "dir:etc", "out"],
+        &["pull", "out"],
+        &["validate", "--source", "etcd://127.0.0.1:2379/weir/", "--etcd-cert", "cert.pem"],
+        &["status", "--all"],
+        &["status", "--all", "--from", "dir:etc"],
     ] {
         let output = weir.run(args);
         assert_eq!(code(&output), 64, "{args:?}: {}", stderr(&output));
@@ -156,6 +166,20 @@ fn a_valid_set() {
     let output = weir.run(&["validate", "-f", "etc", "-o", "yaml"]);
     assert!(stdout(&output).starts_with("formatVersion: '1'\nvalid: true\n"), "{}", stdout(&output));
     assert!(!Path::new(&weir.path("state")).exists(), "validate touches nothing");
+}
+
+/// Clap takes a variable for a flag, and refused the two together.
+#[test]
+fn a_source_in_the_environment_gives_way_to_the_command_line() {
+    let weir = Weir::new();
+    weir.write("a.yaml", ENDPOINT);
+    let run = |args: &[&str], name: &str, value: &str| weir.command(args).env(name, value).output().unwrap();
+    let elsewhere = "etcd://127.0.0.1:1/weir/";
+    assert_eq!(code(&run(&["validate", "-f", "etc"], "WEIR_SOURCE", elsewhere)), 0);
+    assert_eq!(code(&run(&["validate", "--source", "dir:etc"], "WEIR_FILENAME", "nowhere")), 0);
+    assert_eq!(code(&run(&["validate"], "WEIR_SOURCE", "dir:etc")), 0);
+    assert_eq!(code(&run(&["validate"], "WEIR_SOURCE", elsewhere)), 69);
+    assert_eq!(code(&run(&["validate", "-f", "etc", "--source", "dir:etc/a.yaml"], "WEIR_SOURCE", elsewhere)), 64);
 }
 
 #[test]

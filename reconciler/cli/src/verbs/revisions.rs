@@ -103,7 +103,8 @@ pub fn run(context: &Context, args: &SourceArgs, from: &str, to: &str, all_nodes
 /// The repository that `--source` names, or the one around `-f`.
 fn repository(context: &Context, args: &SourceArgs) -> Result<(String, GitSource), Error> {
     let access = args.access(&context.global);
-    let spec = match (&args.source, args.filenames.as_slice()) {
+    let (filenames, source) = args.one_of_two()?;
+    let spec = match (source, filenames) {
         (Some(source), _) => SourceSpec::parse(source)?,
         (None, []) => SourceSpec::Dir(".".into()),
         (None, [one]) => SourceSpec::parse(one)?,
