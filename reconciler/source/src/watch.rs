@@ -106,16 +106,21 @@ impl Follower {
         self.asked.stop.load(Ordering::Relaxed)
     }
 
-    /// Looks until nothing has moved for `rest`: no hint has come since the look began where every change makes one,
-    /// else two looks with `rest` between them agree. `None`: stopped. The second
-    /// value: whether everything that was found is watched.
+    /// Looks until nothing has moved for `rest`: no hint has come for so long, and none since the look began, where every
+    /// change makes one; else two looks with `rest` between them agree. `None`: stopped. The second value: whether
+    /// everything that was found is watched.
     fn settle(&mut self) -> Option<(Result<Arc<Revision>, SourceError>, bool)> {
         let start = Instant::now();
         let mut before: Option<Result<String, String>> = None;
+        let mut moved = start;
         loop {
+            // Who writes a file and renames it, or two files: one look for both.
+            while self.hints.wait(BURST) == Hint::Look && moved.elapsed() < self.options.rest {
+                moved = Instant::now();
+            }
             // What happened until here is what this look sees.
             self.hints.drain();
-            let rest = Instant::now();
+            let began = Instant::now();
             let outcome = self.source.scan();
             let mut watched = true;
             let mut unseen = false;
@@ -143,23 +148,40 @@ impl Follower {
                 return Some((Err(SourceError::Restless { path, waited: self.options.patience }), watched));
             }
             before = Some(summary);
-            // A hint means that the state just seen is already old: begin anew, but not faster than `rest`.
-            let mut still = true;
-            loop {
-                match self.hints.wait(self.options.rest.saturating_sub(rest.elapsed())) {
-                    Hint::Timeout => break,
-                    Hint::Look => {
-                        before = None;
-                        still = false;
-                    }
-                    Hint::Asked if self.stopped() => return None,
-                    Hint::Asked => {}
-                }
-            }
-            let proven = still && watched && !unseen && self.hints.sees_everything();
-            if let (true, Ok(scan)) = (proven, outcome) {
-                return Some((Ok(scan.revision), watched));
+            let proven = watched && !unseen && self.hints.sees_everything() && outcome.is_ok();
+            let rest = self.options.rest;
+            match self.rest(if proven { moved } else { began } + rest, began + rest / 2) {
+                Rested::Still if proven => return outcome.ok().map(|scan| (Ok(scan.revision), watched)),
+                Rested::Still => {}
+                // The state just seen is already old.
+                Rested::Moved(at) => (before, moved) = (None, at),
+                Rested::Stopped => return None,
             }
         }
     }
+
+    /// Waits `until` then, or for a hint, and after one at least until `again`.
+    fn rest(&self, until: Instant, again: Instant) -> Rested {
+        let mut moved = None;
+        loop {
+            let end = if moved.is_some() { again } else { until };
+            match self.hints.wait(end.saturating_duration_since(Instant::now())) {
+                Hint::Timeout => return moved.map_or(Rested::Still, Rested::Moved),
+                Hint::Look => moved = Some(Instant::now()),
+                Hint::Asked if self.stopped() => return Rested::Stopped,
+                Hint::Asked => {}
+            }
+        }
+    }
+}
+
+/// How long whoever writes is given to be done with what it began.
+const BURST: Duration = Duration::from_millis(2);
+
+/// What came of a rest.
+enum Rested {
+    Still,
+    /// Something moved, last at this time.
+    Moved(Instant),
+    Stopped,
 }
