@@ -100,9 +100,35 @@ pub(crate) struct Parser {
     options: Options,
     /// What the next set is likely to be an edit of.
     last: Inventory,
-    /// The files of the last two sets, good or not, each sorted by path: somebody's diff of other files in between must
-    /// not make the next look at these parse everything.
-    parsed: [Vec<Arc<ParsedFile>>; 2],
+    /// The files of the last two sets, good or not: somebody's diff of other files in between must not make the next
+    /// look at these parse everything.
+    lately: [Parsed; 2],
+}
+
+/// What files were parsed into, one for one, sorted by path.
+#[derive(Debug, Default)]
+struct Parsed {
+    files: Arc<[File]>,
+    parsed: Vec<Arc<ParsedFile>>,
+}
+
+impl Parsed {
+    /// Fills in what is known of `files`. There are thousands, and most are the very same as before: those are told by
+    /// their addresses, without a look at them.
+    fn recall(&self, files: &[File], known: &mut [Option<Arc<ParsedFile>>]) {
+        let mut at = 0;
+        for (file, known) in files.iter().zip(known) {
+            let is_before = |former: &File| !Arc::ptr_eq(&former.path, &file.path) && former.path < file.path;
+            while self.files.get(at).is_some_and(is_before) {
+                at += 1;
+            }
+            let Some(former) = self.files.get(at) else { return };
+            let same_path = Arc::ptr_eq(&former.path, &file.path) || former.path == file.path;
+            if known.is_none() && same_path && former.hash == file.hash {
+                *known = Some(Arc::clone(&self.parsed[at]));
+            }
+        }
+    }
 }
 
 impl Parser {
@@ -117,12 +143,9 @@ impl Parser {
         cached: impl Fn(&File) -> Option<Vec<u8>>,
     ) -> Result<(Inventory, usize), Diagnostics> {
         let mut known: Vec<Option<Arc<ParsedFile>>> = manifests.files.iter().map(|_| None).collect();
-        for former in &self.parsed {
-            let mut former = former.iter().peekable();
-            for (file, known) in manifests.files.iter().zip(&mut known) {
-                while former.next_if(|parsed| **parsed.path() < *file.path).is_some() {}
-                let found = former.next_if(|parsed| **parsed.path() == *file.path && parsed.hash() == file.hash);
-                *known = known.take().or_else(|| found.cloned());
+        for former in &self.lately {
+            if known.iter().any(Option::is_none) {
+                former.recall(&manifests.files, &mut known);
             }
         }
         let unknown: Vec<&File> =
@@ -140,9 +163,9 @@ impl Parser {
                 })
             })
             .collect();
-        self.parsed.swap(0, 1);
-        self.parsed[0] = parsed;
-        self.last = self.last.update(&self.parsed[0], &manifests.files)?.0;
+        self.lately.swap(0, 1);
+        self.lately[0] = Parsed { files: Arc::clone(&manifests.files), parsed };
+        self.last = self.last.update(&self.lately[0].parsed, &manifests.files)?.0;
         Ok((self.last.clone(), documents))
     }
 }
@@ -150,7 +173,7 @@ impl Parser {
 impl Parser {
     /// What the last set's files were parsed into, for [`Self::parse`] to be spared it.
     pub fn parsed(&self) -> &[Arc<ParsedFile>] {
-        &self.parsed[0]
+        &self.lately[0].parsed
     }
 }
 

@@ -131,7 +131,10 @@ impl DirSource {
         };
         self.cache = kept;
 
-        let revision = Revision::new(files);
+        let mut revision = Revision::new(files);
+        if let Some(last) = &self.last {
+            revision.share_paths(last);
+        }
         for ((root, resolved), bare) in self.roots.iter().zip(&roots).zip(bare) {
             let other = root.identity.is_some_and(|identity| identity != resolved.identity);
             if other && resolved.directory && bare {

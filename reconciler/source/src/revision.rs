@@ -74,6 +74,17 @@ impl Revision {
         Self { id: id.into(), authorship, ..Self::new(files) }
     }
 
+    /// Makes equal paths the very same, so that whoever compares two revisions need not look at their text.
+    pub(crate) fn share_paths(&mut self, former: &Self) {
+        let mut former = former.files.iter().peekable();
+        for file in &mut self.files {
+            while former.next_if(|former| former.path < file.path).is_some() {}
+            if let Some(known) = former.next_if(|former| former.path == file.path) {
+                file.path = known.path.clone();
+            }
+        }
+    }
+
     pub fn manifests(&self) -> impl Iterator<Item = &SourceFile> {
         self.files.iter().filter(|file| file.is_manifest())
     }
