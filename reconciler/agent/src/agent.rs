@@ -176,11 +176,10 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         }
     }
 
-    /// Does what is due.
-    pub fn tick(&mut self) {
-        self.engine.warm();
+    /// Does what is due. Whether that may have taken much memory.
+    pub fn tick(&mut self) -> bool {
+        let mut acted = self.engine.warm();
         let now = Instant::now();
-        let mut acted = false;
         if self.retry_at.is_some_and(|at| at <= now) {
             self.reconcile(Look::Known);
             acted = true;
@@ -211,6 +210,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         if acted {
             self.take_note();
         }
+        acted
     }
 
     /// Brings live what the source wants; where that cannot be, keeps live what is.

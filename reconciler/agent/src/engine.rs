@@ -147,14 +147,14 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         self.sessions.foresee();
     }
 
-    /// Makes ready for the next change, in a moment when nobody waits.
-    pub fn warm(&mut self) {
-        let Some(snapshot) = self.snapshot() else { return };
+    /// Makes ready for the next change, in a moment when nobody waits. Whether that was much.
+    pub fn warm(&mut self) -> bool {
+        let Some(snapshot) = self.snapshot() else { return false };
         if self.warmed.as_ref().is_some_and(|warmed| warmed.as_ptr() == Arc::as_ptr(&snapshot)) {
-            return;
+            return false;
         }
         self.warmed = Some(Arc::downgrade(&snapshot));
-        snapshot.compiled.warm();
+        let whole = snapshot.compiled.warm();
         let mut made = Vec::new();
         for (file, parsed) in snapshot.manifests.files.iter().zip(self.parser.parsed()) {
             let known = || self.cached.contains(&file.hash.0);
@@ -170,6 +170,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         if let Err(error) = self.store.cache(&made) {
             tracing::debug!(%error, "what was parsed is not kept");
         }
+        whole
     }
 
     /// The next plan looks at the kernel and the store again.

@@ -30,6 +30,8 @@ pub struct RunOptions {
     /// As status and history show it.
     pub source: String,
     pub socket: PathBuf,
+    /// Called after work that took much memory.
+    pub relieve: fn(),
     pub watch: WatchOptions,
     pub intervals: Intervals,
     pub fleet: FleetOptions,
@@ -51,7 +53,7 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     options: RunOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let RunOptions { specs, access, source, socket, watch, intervals, fleet } = options;
+    let RunOptions { specs, access, source, socket, watch, intervals, fleet, relieve } = options;
     let name = source.clone();
     // The store's lock is what keeps a second agent away: take it before the socket.
     let (handle, ended) = Handle::spawn(move || Ok(Agent::new(open()?, &name, intervals))).await?;
@@ -100,7 +102,11 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
             }
             Ok(()) = links.changed() => handle.call(|agent| agent.hint()).await?,
             () = netns.changed() => handle.call(|agent| agent.hint()).await?,
-            _ = ticks.tick() => handle.call(|agent| agent.tick()).await?,
+            _ = ticks.tick() => {
+                if handle.call(|agent| agent.tick()).await? {
+                    relieve();
+                }
+            }
         }
         if let Some(word) = handle.call(|agent| agent.word()).await? {
             service.reconciled(word);

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         }
     };
     if matches!(cli.verb, Verb::Run { .. }) {
-        memory::keep_little();
+        memory::share();
     }
     logging::start(&cli.global, &cli.verb);
     let context = Context::new(cli.global);

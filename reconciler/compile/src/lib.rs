@@ -286,10 +286,12 @@ impl Compiled {
         self.basis.facts.netns.iter().map(|netns| netns.netns.clone()).collect()
     }
 
-    /// Makes ready for an edit, in a moment when nobody waits.
-    pub fn warm(&self) {
+    /// Makes ready for an edit, in a moment when nobody waits. Whether it was not yet.
+    pub fn warm(&self) -> bool {
+        let cold = self.state.get().is_none();
         // What cannot be made ready is compiled whole when it is needed, and says why.
         let _ = self.state();
+        cold
     }
 }
 

@@ -6,6 +6,7 @@ use weir_source::{SourceSpec, WatchOptions};
 use crate::{
     args::{FleetArgs, Intervals, SourceArgs},
     context::{self, Context, Source},
+    memory,
 };
 
 /// Whoever writes several keys in a row is waited for so long after each.
@@ -25,6 +26,7 @@ pub fn run(context: &Context, args: &SourceArgs, intervals: Intervals, fleet: &F
         _ => usual.rest,
     });
     let options = RunOptions {
+        relieve: memory::give_back,
         specs: source.specs,
         access,
         source: source.name,
