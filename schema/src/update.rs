@@ -95,7 +95,7 @@ impl Inventory {
         });
         let known: BTreeSet<&str> = names.collect();
         let unknown = |node: &str| !known.contains(node);
-        let stands_there = |warning: &Diagnostic| edit.files.iter().any(|path| *path == warning.path);
+        let stands_there = |warning: &Diagnostic| edit.files.contains(&warning.path);
         let stale = edit.touches(&["Node"])
             || self.0.set_warnings.iter().any(stands_there)
             || edit.endpoints().any(|endpoint| unknown(endpoint.node()));

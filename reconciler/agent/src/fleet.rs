@@ -10,19 +10,13 @@ use weir_source::{BeaconOptions, EtcdBeacon, EtcdSource, Source};
 use crate::{Error, FORMAT_VERSION, Handle, Inspect, StatusDocument, clock};
 
 /// Where a node's status is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct FleetOptions {
     /// What the keys begin with; the node's name follows. Empty: nothing is told.
     pub prefix: String,
     /// Where; the source's own etcd otherwise, if it is one.
     pub etcd: Option<EtcdSource>,
     pub beacon: BeaconOptions,
-}
-
-impl Default for FleetOptions {
-    fn default() -> Self {
-        Self { prefix: String::new(), etcd: None, beacon: BeaconOptions::default() }
-    }
 }
 
 /// What to look at before it is compared with what was told last.

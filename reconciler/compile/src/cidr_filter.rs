@@ -192,32 +192,22 @@ impl ListKind {
 }
 
 /// Every list of a filter.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FilterLists;
-
-impl FilterLists {
-    pub fn new<'a>(spec: &'a CidrFilterSpec, ranges: &'a [IpNet]) -> Vec<FilterList<'a>> {
-        let side = side(spec);
-        let drop = |list: &'a weir_schema::CidrList| FilterList {
-            path: list.rule_path.as_str().into(),
-            kind: ListKind::Drop,
-            side,
-            nets: &list.prefixes,
-        };
-        let mut lists: Vec<_> = spec.lists.iter().map(drop).collect();
-        if spec.drop_unknown_destinations {
-            lists.push(FilterList {
-                path: UNKNOWN_DESTINATIONS.into(),
-                kind: ListKind::EndpointRange,
-                side,
-                nets: ranges,
-            });
-        }
-        if !spec.exceptions.is_empty() {
-            lists.push(FilterList { path: ALLOW.into(), kind: ListKind::Allow, side, nets: &spec.exceptions });
-        }
-        lists
+pub(crate) fn lists<'a>(spec: &'a CidrFilterSpec, ranges: &'a [IpNet]) -> Vec<FilterList<'a>> {
+    let side = side(spec);
+    let drop = |list: &'a weir_schema::CidrList| FilterList {
+        path: list.rule_path.as_str().into(),
+        kind: ListKind::Drop,
+        side,
+        nets: &list.prefixes,
+    };
+    let mut lists: Vec<_> = spec.lists.iter().map(drop).collect();
+    if spec.drop_unknown_destinations {
+        lists.push(FilterList { path: UNKNOWN_DESTINATIONS.into(), kind: ListKind::EndpointRange, side, nets: ranges });
     }
+    if !spec.exceptions.is_empty() {
+        lists.push(FilterList { path: ALLOW.into(), kind: ListKind::Allow, side, nets: &spec.exceptions });
+    }
+    lists
 }
 
 impl FilterList<'_> {
@@ -293,25 +283,25 @@ pub(crate) fn tables(
     let ranges = objects.node(node).map_or(&[][..], |node| &node.spec.endpoint_cidrs);
     let mut columns = Vec::new();
     // Of a filter's two equal prefixes the source that comes later explains, and that is the rule of the lower rank.
-    let mut lists: Vec<(std::cmp::Reverse<crate::rules::RuleRank>, Source, &[IpNet])> = Vec::new();
+    let mut drops: Vec<(std::cmp::Reverse<crate::rules::RuleRank>, Source, &[IpNet])> = Vec::new();
     let mut exceptions: Vec<(Source, &[IpNet])> = Vec::new();
     for (filter, (item, groups)) in objects.filters.iter().zip(&placement.groups).enumerate() {
         let spec = item.spec;
         columns.push(Columns { side: side(spec), groups: *groups });
         let filter = filter as u32;
-        for list in FilterLists::new(spec, ranges) {
+        for list in lists(spec, ranges) {
             if list.kind == ListKind::Allow {
                 exceptions.push((Source { filter, role: Role::Allow }, list.nets));
                 continue;
             }
             let rank = rules.rank(item.id, &list.path);
             let role = list.kind.role(rules.number_of(rank));
-            lists.push((std::cmp::Reverse(rank), Source { filter, role }, list.nets));
+            drops.push((std::cmp::Reverse(rank), Source { filter, role }, list.nets));
         }
     }
-    lists.sort_by_key(|(rank, ..)| *rank);
+    drops.sort_by_key(|(rank, ..)| *rank);
     let sorted: Vec<(Source, &[IpNet])> =
-        lists.into_iter().map(|(_, source, nets)| (source, nets)).chain(exceptions).collect();
+        drops.into_iter().map(|(_, source, nets)| (source, nets)).chain(exceptions).collect();
 
     let mut prefixes = Prefixes::default();
     for (index, (_, nets)) in sorted.iter().enumerate() {

@@ -236,7 +236,14 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
         prefilter6: prefilter.v6.clone(),
         classes: prefilter.classes.clone(),
     };
-    let usage = limits::check(&settings.limits, &tables, &policy, &prefilter, &ipcache, &by_address, &rules, objects)?;
+    let filled = limits::Filled {
+        policy: &policy,
+        prefilter: &prefilter,
+        ipcache: &ipcache,
+        endpoints: &by_address,
+        rules: &rules,
+    };
+    let usage = limits::check(&settings.limits, &tables, &filled, objects)?;
     let host_addresses: Vec<IpAddr> = host_addresses.into_iter().map(|(address, _)| address).collect();
     sort_pending(&mut pending);
     numbering.release_unseen(sequence);

@@ -43,16 +43,23 @@ pub(crate) fn usage(limits: &Limits, tables: &Tables) -> Vec<Usage> {
     ]
 }
 
+/// What tells who fills which table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filled<'f> {
+    pub policy: &'f PolicyTables,
+    pub prefilter: &'f PrefilterTables,
+    pub ipcache: &'f Ipcache,
+    pub endpoints: &'f BTreeMap<IpAddr, (EndpointInfo, Option<ObjectId>)>,
+    pub rules: &'f Rules,
+}
+
 pub(crate) fn check(
     limits: &Limits,
     tables: &Tables,
-    policy: &PolicyTables,
-    prefilter: &PrefilterTables,
-    ipcache: &Ipcache,
-    endpoints: &BTreeMap<IpAddr, (EndpointInfo, Option<ObjectId>)>,
-    rules: &Rules,
+    filled: &Filled<'_>,
     objects: &Objects<'_>,
 ) -> Result<Vec<Usage>, Vec<CompileError>> {
+    let Filled { policy, prefilter, ipcache, endpoints, rules } = *filled;
     let mut errors = Vec::new();
     let usage = usage(limits, tables);
     for one in usage.iter().filter(|one| one.used > one.limit) {

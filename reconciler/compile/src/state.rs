@@ -11,8 +11,7 @@ use weir_plan::{Numbering, ObjectRef, Prefix4, Prefix6, Space, Table};
 use weir_schema::{NamedPort, Object, Spec};
 
 use crate::{
-    Compiled,
-    cidr_filter::{self, FilterLists},
+    Compiled, cidr_filter,
     config::NodeSettings,
     endpoint,
     entries::{self, SubjectId},
@@ -321,7 +320,7 @@ impl PrefilterState {
         let (mut sources, mut source_of) = (Vec::new(), Vec::new());
         for (item, groups) in objects.filters.iter().zip(groups) {
             let object = objects.reference(item.id);
-            for list in FilterLists::new(item.spec, ranges) {
+            for list in cidr_filter::lists(item.spec, ranges) {
                 let source = this.next_source;
                 this.next_source += 1;
                 let role = list.role(object, numbering);
@@ -409,7 +408,10 @@ fn contests(
     (contested(v4), contested(v6))
 }
 
-fn contested<P: Ord + Copy>(mut claims: Vec<(ClaimKey<P>, (u32, Option<Owned>))>) -> Contests<P> {
+/// A claim, with the identity and the owner that it gives.
+type Claim<P> = (ClaimKey<P>, (u32, Option<Owned>));
+
+fn contested<P: Ord + Copy>(mut claims: Vec<Claim<P>>) -> Contests<P> {
     claims.sort_by(|a, b| a.0.cmp(&b.0));
     let several = claims.chunk_by(|a, b| a.0.0 == b.0.0).filter(|claims| claims.len() > 1);
     several.flatten().cloned().collect()

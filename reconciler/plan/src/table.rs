@@ -7,9 +7,12 @@ use std::{cmp::Ordering, fmt, sync::Arc};
 #[derive(Clone)]
 pub struct Table<K, V> {
     /// None is empty, and their keys ascend.
-    chunks: Arc<Vec<Arc<Vec<(K, V)>>>>,
+    chunks: Arc<Vec<Chunk<K, V>>>,
     len: usize,
 }
+
+/// Entries that stand together.
+type Chunk<K, V> = Arc<Vec<(K, V)>>;
 
 /// One entry's difference. Never both `None`, never two equal values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -235,7 +238,7 @@ fn push_chunks<T>(mut entries: Vec<T>, chunks: &mut Vec<Arc<Vec<T>>>) {
 
 /// A place in a table, for going through two of them at once.
 struct Cursor<'a, K, V> {
-    chunks: &'a [Arc<Vec<(K, V)>>],
+    chunks: &'a [Chunk<K, V>],
     /// Inside the first of `chunks`.
     at: usize,
 }
@@ -271,7 +274,7 @@ impl<'a, K, V> Cursor<'a, K, V> {
 /// The entries of a [`Table`], by key.
 #[derive(Clone, Debug)]
 pub struct Iter<'a, K, V> {
-    chunks: std::slice::Iter<'a, Arc<Vec<(K, V)>>>,
+    chunks: std::slice::Iter<'a, Chunk<K, V>>,
     entries: std::slice::Iter<'a, (K, V)>,
     left: usize,
 }

@@ -1,4 +1,4 @@
-//! Where manifests come from: a directory, a file, standard input, etcd (later git).
+//! Where manifests come from: a directory, a file, standard input, a git repository, etcd.
 //!
 //! A source delivers a [`Revision`]: every file below its root as (path, bytes, SHA-256), or an error. It promises that
 //! a revision is a state that really existed ([`DirSource::settled`]: two equal looks), and that a root that is

@@ -11,7 +11,7 @@ use weir_schema::{CidrFilterSpec, Object, Spec};
 
 use super::{Edit, Stop};
 use crate::{
-    cidr_filter::{self, FilterList, FilterLists, ListKind, class_key},
+    cidr_filter::{self, FilterList, ListKind, class_key},
     endpoint,
     objects::{Difference, Objects, reference},
     prefilter::{Columns, Prefix, Role, Source, Sweep},
@@ -132,7 +132,7 @@ impl Edit<'_, '_> {
         let Some(object) = to.or(from).map(|object| reference(object)) else { return Ok(()) };
         let sequence = self.sequence();
         let lists = |object| -> BTreeMap<Arc<str>, FilterList<'_>> {
-            let lists = spec(object).map_or(Vec::new(), |spec| FilterLists::new(spec, ranges));
+            let lists = spec(object).map_or(Vec::new(), |spec| cidr_filter::lists(spec, ranges));
             lists.into_iter().map(|list| (Arc::clone(&list.path), list)).collect()
         };
         let (old, new) = (lists(from), lists(to));
@@ -265,8 +265,11 @@ impl Edit<'_, '_> {
                 if from == to {
                     return;
                 }
-                from.filter(|class| *class != 0).map(|class| *uses.entry(class).or_default() -= 1);
-                to.filter(|class| *class != 0).map(|class| *uses.entry(class).or_default() += 1);
+                for (class, by) in [(from, -1), (to, 1)] {
+                    if let Some(class) = class.filter(|class| *class != 0) {
+                        *uses.entry(class).or_default() += by;
+                    }
+                }
                 changes.push(Change { key, from, to });
             };
             for (prefix, number) in new {

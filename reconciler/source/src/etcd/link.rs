@@ -212,7 +212,7 @@ fn failed(spec: &str, error: &Error) -> EtcdError {
         return EtcdError::Unreachable { spec, cause: chain(error) };
     };
     let message = status.message();
-    let cause = status.source().map_or_else(|| message.to_owned(), |source| chain(source));
+    let cause = status.source().map_or_else(|| message.to_owned(), chain);
     // By the server's words: it uses one code for several of these.
     // https://github.com/etcd-io/etcd/blob/v3.4.23/etcdserver/api/v3rpc/rpctypes/error.go
     if message.contains("required revision") {
