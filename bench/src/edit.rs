@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Entries of one file: with their comments some 45 KB.
-const ENTRIES: usize = 512;
+pub(crate) const ENTRIES: usize = 512;
 const FILES: [usize; 2] = [2, 1000];
 /// What the agent waits for after a hint, to see that nothing else comes: no cost, but a choice.
 const REST: Duration = Duration::from_millis(50);
@@ -75,8 +75,13 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<(), BenchErr
 }
 
 fn file(number: usize, prefixes: &[Prefix4]) -> String {
+    file_for("edit-rx", number, prefixes)
+}
+
+/// A filter of one device.
+pub(crate) fn file_for(device: &str, number: usize, prefixes: &[Prefix4]) -> String {
     let mut text = format!(
-        "apiVersion: weir/v1alpha1\nkind: CidrFilter\nmetadata:\n  name: part-{number:04}\nspec:\n  interfaces: [edit-rx]\n  cidrs:\n"
+        "apiVersion: weir/v1alpha1\nkind: CidrFilter\nmetadata:\n  name: part-{number:04}\nspec:\n  interfaces: [{device}]\n  cidrs:\n"
     );
     for prefix in prefixes {
         // Writing to a String cannot fail.
@@ -85,7 +90,7 @@ fn file(number: usize, prefixes: &[Prefix4]) -> String {
     text
 }
 
-fn name(number: usize) -> String {
+pub(crate) fn name(number: usize) -> String {
     format!("part-{number:04}.yaml")
 }
 

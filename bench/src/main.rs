@@ -13,6 +13,7 @@ mod node;
 mod prefilter;
 mod programs;
 mod report;
+mod restart;
 mod sets;
 mod weir;
 
@@ -29,6 +30,7 @@ const SECTIONS: &[Section] = &[
     ("drop", drop_rate::run),
     ("apply", apply::run),
     ("edit", edit::run),
+    ("restart", restart::run),
 ];
 
 /// What the command line asks for.

@@ -50,6 +50,10 @@ impl Weir {
         Ok(Self { binary, directory, source: source.to_owned() })
     }
 
+    pub(crate) fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
     pub(crate) fn pins(&self) -> PathBuf {
         Path::new(BPFFS).join(self.directory.file_name().unwrap_or_default())
     }
@@ -150,6 +154,26 @@ impl Agent<'_> {
             thread::sleep(Duration::from_millis(20));
         }
         Err(BenchError::Wrong { what: "the agent did not converge".to_owned() })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it logs that it is ready: at the moment itself, where [`Self::converged`] asks now and then.
+    pub(crate) fn ready(&self) -> Result<(), BenchError> {
+        let start = Instant::now();
+        loop {
+            let log = fs::read_to_string(&self.log).doing("reading the agent's log")?;
+            let says = |line: &str| line.contains(r#""condition":"Ready""#) && line.contains(r#""status":"True""#);
+            if log.lines().any(says) {
+                return Ok(());
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(BenchError::Wrong { what: format!("the agent did not become ready: {log}") });
+            }
+            thread::sleep(Duration::from_micros(500));
+        }
     }
 
     /// How often it applied something.

@@ -42,8 +42,14 @@ impl Trouble {
         use io::ErrorKind;
         match self {
             Self::Sled(sled::Error::Io(cause)) | Self::Io(cause) => {
-                matches!(cause.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof)
-                    || matches!(cause.kind(), ErrorKind::Other) && cause.raw_os_error().is_none()
+                matches!(
+                    cause.kind(),
+                    ErrorKind::InvalidData
+                        | ErrorKind::InvalidInput
+                        | ErrorKind::UnexpectedEof
+                        | ErrorKind::IsADirectory
+                        | ErrorKind::NotADirectory
+                ) || matches!(cause.kind(), ErrorKind::Other) && cause.raw_os_error().is_none()
             }
             Self::Sled(
                 sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) | sled::Error::Unsupported(_),

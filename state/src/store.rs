@@ -45,6 +45,8 @@ pub struct SledStore {
     journal: JournalFile,
     /// `None` after trouble: the next operation opens it anew.
     contents: Mutex<Option<Contents>>,
+    /// What had to be recovered since this process opened it.
+    mishap: Mutex<Option<String>>,
     // Last: it is let go when everything else is closed.
     _lock: Lock,
 }
@@ -64,12 +66,14 @@ impl SledStore {
         let lock = Lock::take(path)?;
         let journal = JournalFile::open(path)?;
         let (contents, recovery) = recovery::open(path)?;
-        if recovery != Recovery::Clean {
-            tracing::warn!(path = %path.display(), "{recovery}");
+        let mishap = (recovery != Recovery::Clean).then(|| recovery.to_string());
+        if let Some(mishap) = &mishap {
+            tracing::warn!(path = %path.display(), "{mishap}");
         }
         sync_directory(path)?;
         sync_directory(&Database::directory(path))?;
-        Ok((Self { path: path.into(), journal, contents: Mutex::new(Some(contents)), _lock: lock }, recovery))
+        let (contents, mishap) = (Mutex::new(Some(contents)), Mutex::new(mishap));
+        Ok((Self { path: path.into(), journal, contents, mishap, _lock: lock }, recovery))
     }
 
     /// As [`Self::open`], but waits for another process to be done: most have it open for a moment only.
@@ -96,6 +100,12 @@ impl SledStore {
         })
     }
 
+    fn befell(&self, recovery: &Recovery) {
+        if *recovery != Recovery::Clean {
+            *self.mishap.lock().unwrap_or_else(PoisonError::into_inner) = Some(recovery.to_string());
+        }
+    }
+
     /// Whatever sled does, the next operation starts from a store that is open and sound, be it an empty one.
     fn with<T>(
         &self,
@@ -108,6 +118,7 @@ impl SledStore {
             None => {
                 let (contents, recovery) = recovery::open(&self.path)?;
                 tracing::warn!(path = %self.path.display(), "{recovery}");
+                self.befell(&recovery);
                 contents
             }
         };
@@ -136,6 +147,7 @@ impl SledStore {
             let (contents, recovery) = recovery::discard(&self.path, &cause)?;
             *slot = Some(contents);
             tracing::error!(path, "{recovery}");
+            self.befell(&recovery);
             cause = recovery.to_string();
         }
         Err(StoreError::Failed { doing, path, cause })
@@ -224,6 +236,10 @@ impl Store for SledStore {
             }
             Ok(())
         })
+    }
+
+    fn mishap(&self) -> Option<String> {
+        self.mishap.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn suspension(&self) -> Result<Option<Suspension>, StoreError> {

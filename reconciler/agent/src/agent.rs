@@ -523,6 +523,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             healed: self.healed,
             timings: self.timings,
             work: self.work,
+            parsed: self.engine.parsed(),
             idle_timings: self.idle_timings,
             written: self.engine.written(),
         });

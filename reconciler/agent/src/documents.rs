@@ -211,7 +211,7 @@ pub struct StatusDocument {
     pub drift: u64,
     pub tables: Vec<TableDocument>,
     pub attachments: Vec<AttachmentDocument>,
-    /// What is outside of what Weir guards.
+    /// What is outside of what Weir guards, and what happened to its state.
     pub notes: Vec<String>,
 }
 
@@ -237,9 +237,12 @@ pub struct AgentDocument {
     pub healed: u64,
     /// Of the last apply that did something.
     pub timings: Timings,
-    /// Of the last look that found nothing to do.
     /// What the last apply that changed something went through.
     pub work: WorkDocument,
+    /// Documents that were parsed since it started.
+    #[serde(default)]
+    pub parsed: u64,
+    /// Of the last look that found nothing to do.
     pub idle_timings: Timings,
     /// Since it started.
     pub written: WrittenDocument,

@@ -61,7 +61,12 @@ pub struct Planned {
 impl Planned {
     /// Nothing to write, flip or record.
     pub fn is_settled(&self) -> bool {
-        self.plan.is_empty() && !interrupted_at_flip(self.unfinished)
+        self.plan.is_empty() && !interrupted_at_flip(self.unfinished) && !self.is_unrecorded()
+    }
+
+    /// What is live is as wanted, and the store that knew of it is lost: history begins anew.
+    fn is_unrecorded(&self) -> bool {
+        self.live.is_some() && self.applied.is_none()
     }
 }
 
@@ -98,6 +103,8 @@ pub struct Engine<D, S> {
     sessions: Sessions,
     /// Contents of which the store was given what they were parsed into.
     cached: HashSet<[u8; 32]>,
+    /// Documents so far.
+    parsed: u64,
     warmed: Option<Weak<Snapshot>>,
 }
 
@@ -126,6 +133,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             graced: false,
             sessions,
             cached: HashSet::new(),
+            parsed: 0,
             warmed: None,
         }
     }
@@ -194,18 +202,22 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let mut watch = Stopwatch::start();
         // Only the first set of a process is large and known to the store.
         let first = self.parser.parsed().is_empty();
-        let found = RefCell::new(Vec::new());
+        let found = RefCell::new(HashSet::new());
         let cached = |file: &weir_schema::File| {
             if !first {
                 return None;
             }
             let made = self.store.cached(&file.hash.0).ok().flatten()?;
-            found.borrow_mut().push(file.hash.0);
+            found.borrow_mut().insert(file.hash.0);
             Some(made)
         };
         let parsed = self.parser.parse(manifests, cached);
-        self.cached.extend(found.into_inner());
         let (inventory, documents) = parsed.map_err(Error::Manifests)?;
+        // What was found and was no good is kept anew.
+        let found = found.into_inner();
+        let good = self.parser.parsed().iter().filter(|file| file.counts().parsed == 0).map(|file| file.hash().0);
+        self.cached.extend(good.filter(|hash| found.contains(hash)));
+        self.parsed += documents as u64;
         let mut work = WorkDocument { documents, ..WorkDocument::default() };
         timings.parse_us = watch.lap();
 
@@ -346,8 +358,12 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         numbering: &Numbering,
     ) -> Result<Option<Snapshot>, Error> {
         // What was let through then is let through now.
-        let inventory = match Parser::new(Options { ignore_foreign: true }).parse(&manifests, |_| None) {
-            Ok((inventory, _)) => inventory,
+        let cached = |file: &weir_schema::File| self.store.cached(&file.hash.0).ok().flatten();
+        let inventory = match Parser::new(Options { ignore_foreign: true }).parse(&manifests, cached) {
+            Ok((inventory, documents)) => {
+                self.parsed += documents as u64;
+                inventory
+            }
             Err(error) => {
                 tracing::warn!(commit = commit.sequence, %error, "a stored commit can no longer be read");
                 return Ok(None);
@@ -793,6 +809,11 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     pub fn numbering(&mut self) -> Result<Numbering, Error> {
         Ok(self.remember()?.numbering.clone())
+    }
+
+    /// Documents that this process has parsed.
+    pub const fn parsed(&self) -> u64 {
+        self.parsed
     }
 
     /// Of the live generation, as far as this process knows it.

@@ -136,7 +136,7 @@ impl<D: Inspect, S: Store> Engine<D, S> {
                 .into_iter()
                 .map(|a| AttachmentDocument { interface: a.interface, program: a.program, mode: a.mode, note: a.note })
                 .collect(),
-            notes: vec!["lo is outside policy".to_owned()],
+            notes: ["lo is outside policy".to_owned()].into_iter().chain(self.store().mishap()).collect(),
         })
     }
 

@@ -44,6 +44,11 @@ pub trait Store {
     /// at any time.
     fn cache(&mut self, made: &[([u8; 32], Vec<u8>)]) -> Result<(), StoreError>;
 
+    /// What happened to what was kept: damage that was moved aside, in a sentence for the status.
+    fn mishap(&self) -> Option<String> {
+        None
+    }
+
     fn suspension(&self) -> Result<Option<Suspension>, StoreError>;
 
     fn set_suspension(&mut self, suspension: Option<&Suspension>) -> Result<(), StoreError>;
