@@ -398,3 +398,36 @@ fn a_pin_that_leads_to_another_map() {
         works(node);
     });
 }
+
+/// With `--heal=false` drift is shown, by the entry, and nothing is written until somebody applies.
+#[test]
+fn drift_that_is_only_reported() {
+    Node::run(|node| {
+        started(node);
+        let mut agent = node.agent(&["--verify", "300ms", "--catch-up", "300ms", "--heal", "false"]);
+        eventually("the agent has converged", || (agent.status()["state"] == "converged").then_some(()));
+        let before = healings(&agent.status());
+        let policy = sided_tables().iter().find(|table| table.name == "POLICY").unwrap();
+        let map = RawMap::side(node, policy.name, active(node));
+        assert!(commit(policy, &map, Deed::Remove));
+        let left = map.keys();
+        eventually("the drift is shown", || (agent.status()["state"] == "drifted").then_some(()));
+        let verified = || agent.status()["agent"]["verifiedUnixMs"].as_u64().unwrap();
+        let then = verified();
+        eventually("it was verified again, twice", || (verified() > then + 600).then_some(()));
+        let status = agent.status();
+        assert_eq!(status["state"], "drifted", "{status}");
+        let drifted = status["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "Drifted").unwrap();
+        assert_eq!(drifted["status"], "True", "{status}");
+        assert_eq!(healings(&status), before, "nothing was committed");
+        assert_eq!(RawMap::side(node, policy.name, active(node)).keys().len(), left.len(), "nothing was written");
+        node.expect(1, &["diff", "-f", "."]);
+
+        node.expect(0, &["apply", "-f", "."]);
+        eventually("it is healed", || (agent.status()["state"] == "converged").then_some(()));
+        node.expect(0, &["diff", "-f", "."]);
+        works(node);
+        assert!(agent.runs());
+        assert!(agent.stop().success());
+    });
+}

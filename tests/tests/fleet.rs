@@ -67,6 +67,7 @@ impl Member {
             socket: directory.join(format!("{number}.sock")),
             watch: WatchOptions { rest: Duration::from_millis(10), ..WatchOptions::default() },
             intervals: Intervals::default(),
+            heals: true,
             fleet: FleetOptions { prefix: STATUS.to_owned(), ..FleetOptions::default() },
         };
         let engine = EngineOptions {

@@ -237,6 +237,11 @@ impl Datapath for Kernel {
         self.observe_all()
     }
 
+    fn unchanged(&mut self, known: &Observed) -> Result<bool> {
+        self.finish_loading()?;
+        self.is_as(known)
+    }
+
     fn generation(&mut self) -> Result<Option<Generation>> {
         Ok(self.live.as_ref().map(|live| live.word.get()))
     }

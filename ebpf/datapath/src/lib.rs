@@ -11,6 +11,7 @@ mod attach;
 mod clock;
 mod conntrack;
 mod counters;
+mod digest;
 mod doctor;
 mod error;
 mod events;
@@ -32,6 +33,7 @@ mod status;
 pub mod sys;
 mod test_run;
 mod uninstall;
+mod verify;
 mod wiring;
 
 pub use clock::jiffies_per_second;

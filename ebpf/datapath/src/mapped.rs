@@ -7,6 +7,7 @@ use std::{
 use weir_abi::tree::Line;
 
 use crate::{
+    digest,
     maps::Map,
     prefix_tree::Lines,
     sys::{Mapping, Plain},
@@ -29,6 +30,8 @@ pub fn count_stores(stores: u64) {
 pub struct Mapped<T: Plain> {
     mapping: Mapping<T>,
     stores: u64,
+    /// The digest of what was read, and stored since.
+    known: Option<u64>,
 }
 
 impl<T: Plain + PartialEq> Mapped<T> {
@@ -36,7 +39,7 @@ impl<T: Plain + PartialEq> Mapped<T> {
         if map.spec().value_size as usize != size_of::<T>() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "another value size"));
         }
-        Ok(Self { mapping: Mapping::new(std::os::fd::AsFd::as_fd(map), map.entries())?, stores: 0 })
+        Ok(Self { mapping: Mapping::new(std::os::fd::AsFd::as_fd(map), map.entries())?, stores: 0, known: None })
     }
 
     pub const fn len(&self) -> usize {
@@ -48,10 +51,39 @@ impl<T: Plain + PartialEq> Mapped<T> {
     }
 
     pub fn set(&mut self, index: usize, value: T) {
-        if self.mapping.read(index) != value {
+        let former = self.mapping.read(index);
+        if former != value {
             self.mapping.write(index, value);
             self.stores += 1;
+            self.note(index, &former, &value);
         }
+    }
+
+    /// What somebody else had stored here is taken out as well: the digest then is of nothing, and never agrees.
+    fn note(&mut self, index: usize, former: &T, value: &T) {
+        if let Some(known) = &mut self.known {
+            let (former, value) = (digest::of_value(index, former), digest::of_value(index, value));
+            *known = known.wrapping_sub(former).wrapping_add(value);
+        }
+    }
+
+    pub fn digest(&self) -> u64 {
+        (0..self.len()).fold(0, |sum, index| sum.wrapping_add(digest::of_value(index, &self.get(index))))
+    }
+
+    /// All of it was read, and the digest was `before` that: what is there now is known, unless it changed meanwhile.
+    pub fn was_read(&mut self, before: u64) {
+        self.known = Some(before).filter(|before| *before == self.digest());
+    }
+
+    /// Much will be stored: what is known of it is forgotten, since keeping that up would cost more.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+
+    /// Whether it holds what was read and stored by this process, and nothing else.
+    pub fn is_as_known(&self) -> bool {
+        self.known.is_some_and(|known| known == self.digest())
     }
 
     /// Whether another side holds the same.
@@ -99,8 +131,14 @@ impl Lines for Mapped<Line> {
 
     fn set_word(&mut self, line: u32, word: u32, value: u32) {
         if self.mapping.read_word(line as usize, word as usize) != value {
+            let former = self.known.map(|_| self.mapping.read(line as usize));
             self.mapping.write_word(line as usize, word as usize, value);
             self.stores += 1;
+            if let Some(former) = &former {
+                let mut stored = *former;
+                stored.0[word as usize] = value;
+                self.note(line as usize, former, &stored);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use weir_abi::{
 use weir_plan::{InterfaceName, Observed, Table, Tables};
 
 use crate::{
+    digest::Known,
     error::{Result, entry, netlink},
     hash,
     kernel::Kernel,
@@ -45,27 +46,32 @@ impl Kernel {
     fn observe_side(&mut self, side: Side, names: &BTreeMap<u32, InterfaceName>) -> Result<Tables> {
         let live = self.live()?;
         let mut tables = Tables::default();
-        if let Some(table) = &live.settings {
-            let settings: Settings = table.side(side).get(0);
+        if let Some(table) = &mut live.settings {
+            let table = table.side_mut(side);
+            let before = table.digest();
+            let settings: Settings = table.get(0);
+            table.was_read(before);
             if settings != zeroed() {
                 tables.settings.insert(0, settings);
             }
         }
-        if let Some(table) = &live.classes {
-            let table = table.side(side);
+        if let Some(table) = &mut live.classes {
+            let table = table.side_mut(side);
+            let before = table.digest();
             let none = PrefilterClass::default();
             tables.classes = (1..table.len())
                 .map(|index| (index as u32, table.get(index)))
                 .filter(|(_, class)| *class != none)
                 .collect();
+            table.was_read(before);
         }
-        let interfaces = read::<u32, InterfaceInfo>(live.interfaces.as_ref(), side)?;
-        tables.endpoints = read::<Address, EndpointInfo>(live.endpoints.as_ref(), side)?
+        let interfaces = read::<u32, InterfaceInfo>(live.interfaces.as_mut(), side)?;
+        tables.endpoints = read::<Address, EndpointInfo>(live.endpoints.as_mut(), side)?
             .into_iter()
             .map(|(address, info)| (ip_of(&address), info))
             .collect();
-        tables.subjects = Table::from_unsorted(read::<u32, SubjectInfo>(live.subjects.as_ref(), side)?);
-        tables.policy = Table::from_unsorted(read::<PolicyKey, PolicyEntry>(live.policy.as_ref(), side)?);
+        tables.subjects = Table::from_unsorted(read::<u32, SubjectInfo>(live.subjects.as_mut(), side)?);
+        tables.policy = Table::from_unsorted(read::<PolicyKey, PolicyEntry>(live.policy.as_mut(), side)?);
         let name = |index: u32| names.get(&index).cloned().unwrap_or_else(|| unnamed(index));
         self.names[side.index() as usize] = interfaces.iter().map(|(index, _)| (name(*index), *index)).collect();
         tables.interfaces = interfaces.into_iter().map(|(index, info)| (name(index), info)).collect();
@@ -73,7 +79,10 @@ impl Kernel {
     }
 }
 
-fn read<K: Plain + Ord, V: Plain>(sided: Option<&Sided>, side: Side) -> Result<Vec<(K, V)>> {
+fn read<K: Plain + Ord, V: Plain>(sided: Option<&mut Sided>, side: Side) -> Result<Vec<(K, V)>> {
     let Some(sided) = sided else { return Ok(Vec::new()) };
-    hash::read(sided.side(side)).map_err(|cause| entry("reading from", sided.table.name, "all entries", cause))
+    let entries =
+        hash::read(sided.side(side)).map_err(|cause| entry("reading from", sided.table.name, "all entries", cause))?;
+    sided.known[side.index() as usize] = Some(Known::of(&entries));
+    Ok(entries)
 }

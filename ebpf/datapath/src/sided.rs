@@ -8,6 +8,7 @@ use weir_abi::{KernelTable, Side, TableKind, tree::Line};
 use weir_plan::{Prefix4, Prefix6, Table};
 
 use crate::{
+    digest::Known,
     mapped::Mapped,
     maps::{Map, spec},
     prefix_tree::{Tree, Walked, walk},
@@ -20,6 +21,8 @@ pub struct Sided {
     pub table: &'static KernelTable,
     pub outer: Map,
     pub inner: [Map; 2],
+    /// What a hash's sides were read to hold, with what was staged since; `None`: not known.
+    pub known: [Option<Known>; 2],
 }
 
 impl Sided {
@@ -28,7 +31,7 @@ impl Sided {
         let shape = spec(table, entries);
         let inner = [Map::create(table.name, &shape, None)?, Map::create(table.name, &shape, None)?];
         let outer = Map::create(table.name, &MapSpec::outer(2), Some(&inner[0]))?;
-        Ok(Self { table, outer, inner })
+        Ok(Self { table, outer, inner, known: [Some(Known::default()); 2] })
     }
 
     /// Puts both inner maps of new tables into their outer ones. Each such update waits for RCU, about 10 ms: all
@@ -70,7 +73,7 @@ impl Sided {
         }
         let Ok(inner) = <[Map; 2]>::try_from(inner) else { return Ok(None) };
         let same_size = inner[0].entries() == inner[1].entries();
-        Ok((same_size || table.kind == TableKind::Hash).then_some(Self { table, outer, inner }))
+        Ok((same_size || table.kind == TableKind::Hash).then_some(Self { table, outer, inner, known: [None; 2] }))
     }
 
     pub fn side(&self, side: Side) -> &Map {
@@ -84,6 +87,7 @@ impl Sided {
     /// Makes a side's inner map anew, empty. Waits for RCU; the side must not be the active one. Hashes only: an inner
     /// array must agree with the template in its size.
     pub fn replace(&mut self, side: Side, entries: u32) -> io::Result<()> {
+        self.known[side.index() as usize] = None;
         self.inner[side.index() as usize] = Map::create(self.table.name, &spec(self.table, entries), None)?;
         self.point(side)
     }
@@ -189,8 +193,8 @@ impl TreeTable {
         let Some(lines) = std::mem::replace(self.side_mut(side), TreeSide::Taken).into_lines() else {
             return Default::default();
         };
-        let walked = walk(&lines);
-        self.accept(side, lines, &walked);
+        let (before, walked) = (lines.digest(), walk(&lines));
+        self.accept(side, lines, before, &walked);
         (walked.v4, walked.v6)
     }
 
@@ -198,20 +202,21 @@ impl TreeTable {
     pub fn read_both(&mut self) -> [Sets; 2] {
         let both = self.sides.each_mut().map(|side| std::mem::replace(side, TreeSide::Taken).into_lines());
         let [Some(a), Some(b)] = both else { return Default::default() };
-        let walked = walk(&a);
+        let (before_a, before_b, walked) = (a.digest(), b.digest(), walk(&a));
         if a.same(&b) {
-            self.accept(Side::A, a, &walked);
-            self.accept(Side::B, b, &walked);
+            self.accept(Side::A, a, before_a, &walked);
+            self.accept(Side::B, b, before_b, &walked);
             let Walked { v4, v6, .. } = walked;
             return [(v4.clone(), v6.clone()), (v4, v6)];
         }
         let other = walk(&b);
-        self.accept(Side::A, a, &walked);
-        self.accept(Side::B, b, &other);
+        self.accept(Side::A, a, before_a, &walked);
+        self.accept(Side::B, b, before_b, &other);
         [(walked.v4, walked.v6), (other.v4, other.v6)]
     }
 
-    fn accept(&mut self, side: Side, lines: Mapped<Line>, walked: &Walked) {
+    fn accept(&mut self, side: Side, mut lines: Mapped<Line>, before: u64, walked: &Walked) {
+        lines.was_read(before);
         *self.side_mut(side) = if walked.damaged {
             TreeSide::Damaged { lines, v4: walked.v4.clone(), v6: walked.v6.clone() }
         } else {

@@ -47,9 +47,9 @@ impl Kernel {
         let side = self.standby();
         self.stage_interfaces(side, delta)?;
         let live = self.live()?;
-        hash(live.endpoints.as_ref(), side, &delta.endpoints, |address| address_of(*address))?;
-        hash(live.subjects.as_ref(), side, &delta.subjects, |identity| *identity)?;
-        hash(live.policy.as_ref(), side, &delta.policy, |key| *key)?;
+        hash(live.endpoints.as_mut(), side, &delta.endpoints, |address| address_of(*address))?;
+        hash(live.subjects.as_mut(), side, &delta.subjects, |identity| *identity)?;
+        hash(live.policy.as_mut(), side, &delta.policy, |key| *key)?;
         stage_settings(live, side, &delta.settings)?;
         stage_classes(live, side, &delta.classes)?;
         self.stage_tree(TreeName::Ipcache, side, &delta.ipcache4, &delta.ipcache6)?;
@@ -76,23 +76,23 @@ impl Kernel {
                         .copied()
                         .or(unnamed)
                         .ok_or_else(|| DatapathError::InterfaceMissing { interface: change.key.clone() })?;
+                    let former = former.unwrap_or(index);
+                    changes.entry(former).or_insert((None, None)).0 = change.from;
                     // A device that was made anew under its name leaves the former index behind.
-                    if let Some(former) = former.filter(|former| *former != index) {
-                        changes.insert(former, None);
-                    }
-                    changes.insert(index, Some(info));
+                    changes.entry(index).or_insert((None, None)).1 = Some(info);
                     names.insert(change.key.clone(), index);
                 }
                 None => {
                     if let Some(index) = former.or_else(|| now.get(name).copied()) {
-                        changes.entry(index).or_insert(None);
+                        changes.entry(index).or_insert((None, None)).0 = change.from;
                     }
                     names.remove(&change.key);
                 }
             }
         }
-        let changes: Vec<_> = changes.into_iter().map(|(key, to)| Change { key, from: None, to }).collect();
-        hash(self.live()?.interfaces.as_ref(), side, &changes, |index| *index)
+        let changes: Vec<_> = changes.into_iter().map(|(key, (from, to))| Change { key, from, to }).collect();
+        let interfaces = self.live()?.interfaces.as_mut();
+        hash(interfaces, side, &changes, |index| *index)
     }
 
     fn stage_tree(
@@ -147,6 +147,7 @@ impl Kernel {
                 (walked.v4, walked.v6, lines)
             }
         };
+        lines.forget();
         set4.apply(v4);
         set6.apply(v6);
         loop {
@@ -214,7 +215,12 @@ fn verify(
     Ok(())
 }
 
-fn hash<K, N, V>(sided: Option<&Sided>, side: Side, changes: &[Change<K, V>], native: impl Fn(&K) -> N) -> Result<()>
+fn hash<K, N, V>(
+    sided: Option<&mut Sided>,
+    side: Side,
+    changes: &[Change<K, V>],
+    native: impl Fn(&K) -> N,
+) -> Result<()>
 where
     N: Plain + Ord + std::fmt::Debug,
     V: Plain + PartialEq,
@@ -228,7 +234,16 @@ where
     inserts.sort_unstable_by_key(|entry| entry.0);
     let (keys, values) = inserts.into_iter().unzip();
     let delete = changes.iter().filter(|change| change.to.is_none()).map(|change| native(&change.key)).collect();
-    Edit { table: sided.table.name, map: sided.side(side), delete, keys, values }.run(|key| format!("{key:?}"))
+    // Unknown, should it fail.
+    let known = sided.known[side.index() as usize].take();
+    Edit { table: sided.table.name, map: sided.side(side), delete, keys, values }.run(|key| format!("{key:?}"))?;
+    sided.known[side.index() as usize] = known.map(|mut known| {
+        for change in changes {
+            known.change(&native(&change.key), change.from.as_ref(), change.to.as_ref());
+        }
+        known
+    });
+    Ok(())
 }
 
 fn stage_settings(live: &mut Live, side: Side, changes: &[Change<u32, Settings>]) -> Result<()> {

@@ -63,6 +63,8 @@ pub struct Agent<D, S> {
     suspended: bool,
     /// Suspended by somebody who wants to be left alone: drift is shown, and nothing is written.
     hands_off: bool,
+    /// What others changed is written again; else it is shown, and left as it is until somebody applies.
+    heals: bool,
     drift: u64,
     healed: u64,
     verified_unix_ms: Option<u64>,
@@ -94,6 +96,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             attachments: Vec::new(),
             suspended: false,
             hands_off: false,
+            heals: true,
             drift: 0,
             healed: 0,
             verified_unix_ms: None,
@@ -103,6 +106,12 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             idle_timings: Timings::default(),
             snapshot: tokio::sync::watch::channel(None).0,
         }
+    }
+
+    /// With `false`, drift is only reported.
+    #[must_use]
+    pub fn healing(self, heals: bool) -> Self {
+        Self { heals, ..self }
     }
 
     pub fn engine(&mut self) -> &mut Engine<D, S> {
@@ -164,7 +173,11 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         match self.node_changed() {
             Ok(false) => {}
             // A device that was made anew has lost its programs: only the kernel knows.
-            Ok(true) => self.reconcile(Look::Kernel),
+            Ok(true) => {
+                let heals = std::mem::replace(&mut self.heals, true);
+                self.reconcile(Look::Kernel);
+                self.heals = heals;
+            }
             Err(error) => self.failed(&error),
         }
     }
@@ -198,7 +211,8 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             self.reconcile(Look::Kernel);
             acted = true;
         }
-        if self.catch_up_at.is_some_and(|at| at <= now) {
+        // Never with what others wrote to the active side.
+        if self.drift == 0 && self.catch_up_at.is_some_and(|at| at <= now) {
             self.catch_up_at = None;
             acted = true;
             match self.engine.catch_up() {
@@ -240,7 +254,9 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         match &self.wanted {
             Some(wanted) if !self.suspended => {
                 let wanted = wanted.clone();
-                self.bring_live(&wanted, look, Allow::default())?;
+                if !self.leaves_alone(&wanted, look)? {
+                    self.bring_live(&wanted, look, Allow::default())?;
+                }
                 self.follows = true;
                 Ok(())
             }
@@ -263,12 +279,27 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             let look = self.looks(look);
             let planned = self.engine.plan(&manifests, look)?;
             self.noticed(&planned, look);
-            self.drift = planned.plan.summary.drift;
-            self.publish();
             return Ok(());
         }
-        self.bring_live(&manifests, look, Allow::default())?;
+        if !self.leaves_alone(&manifests, look)? {
+            self.bring_live(&manifests, look, Allow::default())?;
+        }
         Ok(())
+    }
+
+    /// Whether there is nothing but drift, and that is not to be healed: then it is reported. What the source changes
+    /// is applied whole.
+    fn leaves_alone(&mut self, manifests: &Manifests, look: Look) -> Result<bool, Error> {
+        if self.heals {
+            return Ok(false);
+        }
+        let look = self.looks(look);
+        let planned = self.engine.plan(manifests, look)?;
+        let alone = planned.plan.changes.is_empty() && planned.plan.summary.drift > 0;
+        if alone {
+            self.noticed(&planned, look);
+        }
+        Ok(alone)
     }
 
     fn bring_live(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<Applied, Error> {
@@ -363,6 +394,8 @@ impl<D: Inspect, S: Store> Agent<D, S> {
                 "somebody else changed the live state"
             );
         }
+        self.drift = planned.plan.summary.drift;
+        self.publish();
     }
 
     fn publish(&self) {
@@ -412,7 +445,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
     /// What the given manifests would change. Looks at the kernel: drift is shown as it is now.
     pub fn plan(&mut self, manifests: &Manifests) -> Result<Planned, Error> {
         let planned = self.engine.plan(manifests, Look::Kernel)?;
-        if planned.plan.summary.drift > 0 && !self.hands_off {
+        if planned.plan.summary.drift > 0 && !self.hands_off && self.heals {
             // Seen is soon healed.
             self.verify_at = self.verify_at.min(Instant::now() + self.intervals.retry);
         }
@@ -466,6 +499,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             suspended: suspension.as_ref(),
             verified: self.verified_unix_ms.is_some(),
             drift: self.drift,
+            reports_only: !self.heals,
             pending: pending.map(|pending| (pending.object.to_string(), pending.message.as_str())).collect(),
             attachments: self.attachments.clone(),
         };

@@ -50,6 +50,8 @@ pub(crate) struct Knowledge<'a> {
     pub verified: bool,
     /// Entries that differ from it.
     pub drift: u64,
+    /// They are left as they are.
+    pub reports_only: bool,
     /// Object and what it waits for.
     pub pending: Vec<(String, &'a str)>,
     /// Programs that are attached in another way than was wanted.
@@ -103,6 +105,9 @@ fn judge(node: &Knowledge<'_>) -> [Verdict; 7] {
         (None, None) if starting => say(True, "Starting", "the source is being read"),
         (None, None) if node.suspended.is_some() => say(False, "Suspended", "the source is not followed"),
         (None, None) if behind => say(True, "Progressing", "what the source delivered is on its way"),
+        (None, None) if node.drift > 0 && node.reports_only => {
+            say(False, "ReportsOnly", "what others changed is shown and left as it is")
+        }
         (None, None) if node.drift > 0 => say(True, "Healing", "what others changed is written again"),
         (None, None) => say(False, "Idle", "there is nothing to do"),
     };
@@ -237,6 +242,10 @@ mod tests {
             (
                 Knowledge { drift: 2, ..live() },
                 vec!["!Ready/ChangedByOthers", "Reconciling/Healing", "Drifted/ChangedByOthers"],
+            ),
+            (
+                Knowledge { drift: 2, reports_only: true, ..live() },
+                vec!["!Ready/ChangedByOthers", "Drifted/ChangedByOthers"],
             ),
             (
                 Knowledge { drift: 2, suspended: Some(&suspension), ..live() },

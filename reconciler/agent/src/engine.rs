@@ -269,7 +269,13 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
         let looks = look == Look::Kernel || !self.still_knows(&facts.interfaces);
         if looks {
-            self.live = Some(self.datapath.observe()?);
+            let unchanged = match &self.live {
+                Some(Some(known)) if self.still_knows(&facts.interfaces) => self.datapath.unchanged(known)?,
+                _ => false,
+            };
+            if !unchanged {
+                self.live = Some(self.datapath.observe()?);
+            }
             self.devices = facts.interfaces.clone();
             timings.observe_us = watch.lap();
         }

@@ -34,6 +34,8 @@ pub struct RunOptions {
     pub relieve: fn(),
     pub watch: WatchOptions,
     pub intervals: Intervals,
+    /// With `false`, what others changed is only reported.
+    pub heals: bool,
     pub fleet: FleetOptions,
 }
 
@@ -53,10 +55,10 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     options: RunOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let RunOptions { specs, access, source, socket, watch, intervals, fleet, relieve } = options;
+    let RunOptions { specs, access, source, socket, watch, intervals, heals, fleet, relieve } = options;
     let name = source.clone();
     // The store's lock is what keeps a second agent away: take it before the socket.
-    let (handle, ended) = Handle::spawn(move || Ok(Agent::new(open()?, &name, intervals))).await?;
+    let (handle, ended) = Handle::spawn(move || Ok(Agent::new(open()?, &name, intervals).healing(heals))).await?;
     let listener = listen(&socket)?;
     let opened = Source::open(&specs, &access)?;
     let node = handle.call(|agent| agent.engine().node().to_string()).await?;

@@ -94,6 +94,7 @@ impl World {
             socket: self.socket(),
             watch: WatchOptions { rest: Duration::from_millis(5), ..WatchOptions::default() },
             intervals,
+            heals: true,
             fleet: weir_agent::FleetOptions::default(),
         };
         let engine_options = EngineOptions {

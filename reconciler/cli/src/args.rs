@@ -290,9 +290,13 @@ pub struct Intervals {
     /// Look at the whole source again, events or not
     #[arg(long, env = "WEIR_RESYNC", default_value = "1m", value_name = "DURATION", value_parser = duration)]
     pub resync: Duration,
-    /// Compare every live table with what it should be, and heal it
+    /// Compare every live table with what it should be, and heal it; `weir diff` asks for that at once
     #[arg(long, env = "WEIR_VERIFY", default_value = "1m", value_name = "DURATION", value_parser = duration)]
     pub verify: Duration,
+    /// Whether what somebody else changed in the kernel is healed. With `false` it is only reported (status, conditions,
+    /// log) until `weir apply`, until the source changes, or until a device that Weir is attached to does
+    #[arg(long, env = "WEIR_HEAL", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
+    pub heal: bool,
     /// After this long the standby side is brought up to date; until then a rollback is one flip
     #[arg(long, env = "WEIR_CATCH_UP", default_value = "1m", value_name = "DURATION", value_parser = duration)]
     pub catch_up: Duration,

@@ -18,6 +18,10 @@ pub trait Datapath {
     /// is left out: an apply that was interrupted before `tear` is then finished by the next one.
     fn observe(&mut self) -> Result<Option<Observed>, DatapathError>;
 
+    /// Whether everything is still `known`: what `observe` gave, with what was staged, flipped, built and torn since.
+    /// Costs less than to observe. `false` also where that cannot be told without observing.
+    fn unchanged(&mut self, known: &Observed) -> Result<bool, DatapathError>;
+
     /// The generation word, or `None` on a cold start. Cheap.
     fn generation(&mut self) -> Result<Option<Generation>, DatapathError>;
 

@@ -136,6 +136,17 @@ impl FakeDatapath {
     }
 }
 
+impl Live {
+    fn observed(&self) -> Observed {
+        let mut wiring = self.wiring.clone();
+        for device in &self.down {
+            wiring.devices.remove(device);
+        }
+        let sides = self.sides.clone().map(Arc::new);
+        Observed { generation: self.generation, sides, wiring, capacity: self.capacity }
+    }
+}
+
 impl FakeKernel {
     fn live(&mut self) -> Result<&mut Live, DatapathError> {
         self.live.as_mut().ok_or_else(|| DatapathError::Failed {
@@ -162,20 +173,11 @@ impl Datapath for FakeDatapath {
     }
 
     fn observe(&mut self) -> Result<Option<Observed>, DatapathError> {
-        self.call("observe", |kernel, _| {
-            Ok(kernel.live.as_ref().map(|live| {
-                let mut wiring = live.wiring.clone();
-                for device in &live.down {
-                    wiring.devices.remove(device);
-                }
-                Observed {
-                    generation: live.generation,
-                    sides: live.sides.clone().map(Arc::new),
-                    wiring,
-                    capacity: live.capacity,
-                }
-            }))
-        })
+        self.call("observe", |kernel, _| Ok(kernel.live.as_ref().map(Live::observed)))
+    }
+
+    fn unchanged(&mut self, known: &Observed) -> Result<bool, DatapathError> {
+        self.call("unchanged", |kernel, _| Ok(kernel.live.as_ref().map(Live::observed).as_ref() == Some(known)))
     }
 
     fn generation(&mut self) -> Result<Option<Generation>, DatapathError> {

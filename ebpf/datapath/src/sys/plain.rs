@@ -39,6 +39,9 @@ plain!(
     TraceCell
 );
 
+// SAFETY: bytes, without padding, and any are a value.
+unsafe impl<const N: usize> Plain for [u8; N] {}
+
 pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
     // SAFETY: `T` is plain: all of its bytes are initialised, and the borrow keeps them alive.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }

@@ -37,6 +37,7 @@ pub fn run(context: &Context, args: &SourceArgs, intervals: Intervals, fleet: &F
             catch_up: intervals.catch_up,
             ..weir_agent::Intervals::default()
         },
+        heals: intervals.heal,
         fleet: FleetOptions {
             prefix: fleet.status_prefix.clone(),
             etcd: fleet.etcd(&args.etcd)?,
