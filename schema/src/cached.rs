@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Grows with every change of what the bytes mean.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CHECKSUM: usize = 32;
 
 const ENDPOINT: u8 = 0;

@@ -25,6 +25,7 @@ codes! {
     INVALID_VALUE = "invalid-value", "The type is right, the value is not one of those allowed.";
     INVALID_NAME = "invalid-name", "A name, namespace or interface name that cannot be one.";
     INVALID_LABEL = "invalid-label", "A label key or value that cannot be one, or an unknown label source.";
+    INVALID_ANNOTATION = "invalid-annotation", "An annotation of Weir's that there is not, or one with a value that it cannot have.";
     INVALID_CIDR = "invalid-cidr", "Neither a CIDR nor an IP address.";
     HOST_BITS = "host-bits", "A CIDR with bits set behind its prefix length.";
     EXCEPT_OUTSIDE = "except-outside", "An `except` prefix that is not inside its `cidr`.";

@@ -92,6 +92,13 @@ impl Inventory {
         files.binary_search_by(|file| (**file.path()).cmp(path)).ok().map(|at| &files[at])
     }
 
+    /// The objects of one file, in its order.
+    pub fn of_file(&self, path: &str) -> impl Iterator<Item = Arc<Object>> {
+        let file = self.file(path);
+        file.into_iter()
+            .flat_map(|file| file.documents().iter().map(|document| document.stored.object(|| file.origin(document))))
+    }
+
     pub(crate) fn stored(&self, key: &ObjectKey) -> Option<&Stored> {
         let chunks = self.0.kinds.get(&kind_name(&key.group, &key.kind))?;
         chunks.find(|stored| stored.name().cmp(&(key.namespace.as_bytes(), key.name.as_bytes())))

@@ -8,6 +8,7 @@
 //! the bytes came from beyond a path to show.
 #![forbid(unsafe_code)]
 
+mod annotation;
 mod cached;
 mod chunks;
 mod cidr_filter;

@@ -35,7 +35,7 @@ pub(crate) struct StrictMetadata {
     #[serde(default, deserialize_with = "unique_map")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub labels: BTreeMap<String, String>,
-    /// Free text for other tools; Weir does not read it.
+    /// Free text for other tools, and Weir's own: `weir/prune` and `weir/heal`.
     #[serde(default, deserialize_with = "unique_map")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub annotations: BTreeMap<String, String>,
@@ -55,7 +55,7 @@ pub(crate) struct LenientMetadata {
     #[serde(default, deserialize_with = "unique_map")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub labels: BTreeMap<String, String>,
-    /// Free text for other tools; Weir does not read it.
+    /// Free text for other tools, and Weir's own: `weir/prune` and `weir/heal`.
     #[serde(default, deserialize_with = "unique_map")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub annotations: BTreeMap<String, String>,

@@ -107,6 +107,21 @@ impl Object {
     pub fn to_value(&self) -> Value {
         manifest(&self.api_version, &self.key.kind, &self.metadata, &self.spec)
     }
+
+    /// [`Self::to_value`] as the text of a manifest that needs no other file: lists that `fromFiles` names are written
+    /// out.
+    pub fn to_manifest(&self) -> String {
+        let whole = match &self.spec {
+            Spec::CidrFilter(filter) if !filter.from_files.is_empty() => {
+                let all = filter.lists.iter().flat_map(|list| list.prefixes.iter().copied());
+                let spec = CidrFilterSpec { cidrs: all.collect(), from_files: Vec::new(), ..(**filter).clone() };
+                manifest(&self.api_version, &self.key.kind, &self.metadata, &spec.into())
+            }
+            _ => self.to_value(),
+        };
+        // JSON is YAML as well.
+        serde_yaml::to_string(&whole).unwrap_or_else(|_| whole.to_string())
+    }
 }
 
 fn manifest(api_version: &str, kind: &str, metadata: &Metadata, spec: &Spec) -> Value {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use crate::{
     ContentHash, File, Metadata, Object, ObjectKey, Origin, Spec,
+    annotation::check_annotations,
     cidr_list::ListFile,
     code,
     diagnostic::Diagnostic,
@@ -509,6 +510,7 @@ fn check(kind: &Kind, draft: &Draft) -> Problems {
         }
     }
     check_labels(&draft.metadata.labels, &metadata.field("labels"), &mut problems);
+    check_annotations(&draft.metadata.annotations, &metadata.field("annotations"), &mut problems);
     draft.spec.check(&mut problems);
     problems
 }

@@ -14,7 +14,8 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use weir_tests::node::{ENDPOINTS, Node, eventually};
+use weir_abi::Side;
+use weir_tests::node::{Agent, ENDPOINTS, Node, eventually, kernel::RawMap};
 
 const RULES: &str = r"
 apiVersion: weir/v1alpha1
@@ -199,5 +200,81 @@ fn the_log_tells_what_happened_to_which_object() {
         event("source-back", &|_| true);
         assert!(agent.stop().success());
         event("stopping", &|_| true);
+    });
+}
+
+/// What is annotated stays, though the source no longer has it; and so does what somebody else made of it.
+#[test]
+fn annotations_keep_an_object_and_what_others_made_of_it() {
+    Node::run(|node| {
+        let annotated =
+            |annotations: &str| RULES.replace("{name: web}", &format!("{{name: web, annotations: {{{annotations}}}}}"));
+        node.write("endpoints.yaml", ENDPOINTS);
+        node.write("rules.yaml", &annotated(r#"weir/prun: "false", weir/heal: "no""#));
+        let refused = node.expect(65, &["validate", "-f", "."]).to_string();
+        assert!(refused.contains("error[invalid-annotation]"), "{refused}");
+        assert!(refused.contains("did you mean `weir/prune`?"), "{refused}");
+
+        node.write("rules.yaml", &annotated(r#"weir/prune: "false", weir/heal: "false""#));
+        let agent = node.agent(&["--verify", "300ms", "--log-format", "json"]);
+        let log = node.directory().join("agent.log");
+        let applied = |agent: &Agent, sequence: u64| {
+            eventually("it is applied", || (agent.status()["commit"]["sequence"] == sequence).then_some(()));
+        };
+        applied(&agent, 1);
+
+        // The mass deletion guard has nothing to say: the only policy stays.
+        node.remove("rules.yaml");
+        let kept = |status: &Value| status["kept"][0]["object"]["name"] == "web";
+        let status = eventually("it is kept", || Some(agent.status()).filter(kept));
+        assert_eq!((&status["state"], &status["commit"]["sequence"]), (&"converged".into(), &1.into()), "{status}");
+        let diff = node.expect(0, &["diff", "-f", "."]);
+        let expected = "= NetworkPolicy default/web  kept: weir/prune is \"false\", and it is no longer in the source";
+        assert!(diff.to_string().contains(expected), "{diff}");
+        assert!(node.expect(0, &["status"]).to_string().contains(expected.trim_start_matches("= ")));
+
+        // A later revision keeps it, and a restart too.
+        node.write("endpoints.yaml", &ENDPOINTS.replace("{app: db}", "{app: db, tier: data}"));
+        applied(&agent, 2);
+        assert!(agent.stop().success());
+        let agent = node.agent(&["--verify", "300ms", "--log-format", "json"]);
+        let converged = |status: &Value| kept(status) && status["state"] == "converged";
+        let status = eventually("it is kept", || Some(agent.status()).filter(converged));
+        assert_eq!(status["commit"]["sequence"], 2);
+
+        // Somebody else takes its entries away.
+        let side = if status["generation"]["side"] == 0 { Side::A } else { Side::B };
+        let table = RawMap::side(node, "POLICY", side);
+        let keys = table.keys();
+        assert!(!keys.is_empty());
+        keys.iter().for_each(|key| table.delete(key));
+        let drifted = |status: &Value| status["drift"] == keys.len() && status["state"] == "drifted";
+        let status = eventually("it is seen", || Some(agent.status()).filter(drifted));
+        let condition = |kind: &str| {
+            let mut conditions = status["conditions"].as_array().unwrap().iter();
+            let found = conditions.find(|condition| condition["type"] == kind).unwrap();
+            (found["status"].as_str().unwrap().to_owned(), found["reason"].as_str().unwrap().to_owned())
+        };
+        assert_eq!(condition("Drifted"), ("True".to_owned(), "LeftAsChanged".to_owned()), "{status}");
+        assert_eq!(condition("Ready").0, "True", "{status}");
+        let drift = || events(&log).into_iter().find(|event| event["event"] == "drift" && !event["object"].is_null());
+        assert_eq!(eventually("it is told", drift)["object"], "NetworkPolicy default/web");
+        let before = status["agent"]["verifiedUnixMs"].as_u64();
+        eventually("it is verified again", || {
+            (agent.status()["agent"]["verifiedUnixMs"].as_u64() > before).then_some(())
+        });
+        assert!(table.keys().is_empty(), "nobody wrote it again");
+        assert_eq!(agent.status()["commit"]["sequence"], 2);
+
+        // Back in the source without its annotations: written again, and from then on it can go.
+        node.write("rules.yaml", RULES);
+        eventually("it is live", || Some(agent.status()).filter(|s| s["state"] == "converged" && s["kept"].is_null()));
+        node.write("rules.yaml", &format!("{RULES}---\n{}", RULES.replace("name: web", "name: other")));
+        applied(&agent, 4);
+        node.write("rules.yaml", &RULES.replace("name: web", "name: other"));
+        applied(&agent, 5);
+        let policies = node.expect(0, &["get", "policies", "-o", "json"]).json();
+        assert_eq!(policies["items"].as_array().unwrap().len(), 1, "{policies}");
+        assert!(agent.stop().success());
     });
 }

@@ -66,6 +66,8 @@ pub struct Agent<D, S> {
     /// What others changed is written again; else it is shown, and left as it is until somebody applies.
     heals: bool,
     drift: u64,
+    /// All of it is of objects that are not healed.
+    spared: bool,
     healed: u64,
     verified_unix_ms: Option<u64>,
     started_unix_ms: u64,
@@ -98,6 +100,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             hands_off: false,
             heals: true,
             drift: 0,
+            spared: false,
             healed: 0,
             verified_unix_ms: None,
             started_unix_ms: clock::unix_ms(),
@@ -279,6 +282,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             let look = self.looks(look);
             let planned = self.engine.plan(&manifests, look)?;
             self.noticed(&planned, look);
+            self.spared = planned.spared;
             return Ok(());
         }
         if !self.leaves_alone(&manifests, look)? {
@@ -319,7 +323,18 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         if look == Look::Kernel {
             self.verified_unix_ms = Some(clock::unix_ms());
         }
-        self.drift = 0;
+        // What is left as it is was there before, or is news.
+        let drift = if applied.commit.is_none() { applied.plan.summary.drift } else { 0 };
+        if drift > self.drift {
+            tell_drift(&applied.plan, &applied.desired, None);
+            tracing::warn!(
+                event = "drift",
+                epoch = self.engine.epoch(),
+                entries = drift,
+                "somebody else changed the live state; left as it is"
+            );
+        }
+        (self.drift, self.spared) = (drift, drift > 0);
         match &applied.commit {
             Some(commit) => {
                 self.timings = applied.timings;
@@ -445,7 +460,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
     /// What the given manifests would change. Looks at the kernel: drift is shown as it is now.
     pub fn plan(&mut self, manifests: &Manifests) -> Result<Planned, Error> {
         let planned = self.engine.plan(manifests, Look::Kernel)?;
-        if planned.plan.summary.drift > 0 && !self.hands_off && self.heals {
+        if planned.plan.summary.drift > 0 && !planned.spared && !self.hands_off && self.heals {
             // Seen is soon healed.
             self.verify_at = self.verify_at.min(Instant::now() + self.intervals.retry);
         }
@@ -489,7 +504,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         let suspension = self.engine.suspension().ok().flatten().as_ref().map(SuspensionDocument::from);
         let applied = self.engine.snapshot();
         let pending = applied.iter().flat_map(|applied| &applied.compiled.pending);
-        let is_head = |wanted: &Manifests| head.as_ref().is_some_and(|head| wanted.is(&head.files));
+        let is_head = |wanted: &Manifests| head.as_ref().is_some_and(|head| wanted.are_source_of(&head.files));
         let knowledge = Knowledge {
             wanted: self.wanted.as_ref().map(|wanted| &*wanted.revision),
             wanted_is_applied: self.follows || self.wanted.as_ref().is_some_and(is_head),
@@ -500,6 +515,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             verified: self.verified_unix_ms.is_some(),
             drift: self.drift,
             reports_only: !self.heals,
+            spared: self.spared,
             pending: pending.map(|pending| (pending.object.to_string(), pending.message.as_str())).collect(),
             attachments: self.attachments.clone(),
         };

@@ -52,6 +52,8 @@ pub(crate) struct Knowledge<'a> {
     pub drift: u64,
     /// They are left as they are.
     pub reports_only: bool,
+    /// All of these are of objects that are not healed.
+    pub spared: bool,
     /// Object and what it waits for.
     pub pending: Vec<(String, &'a str)>,
     /// Programs that are attached in another way than was wanted.
@@ -85,6 +87,10 @@ fn judge(node: &Knowledge<'_>) -> [Verdict; 7] {
     let drifted = match (node.drift, node.verified) {
         (0, false) => say(Unknown, "NotVerified", "the live tables have not been compared yet"),
         (0, true) => say(False, "Verified", "live is what was applied"),
+        (count, _) if node.spared => {
+            let what = format!("{} differ from what was applied; `weir/heal` leaves them", entries(count));
+            say(True, "LeftAsChanged", &what)
+        }
         (count, _) => say(True, "ChangedByOthers", &format!("{} differ from what was applied", entries(count))),
     };
     let degraded = match (node.pending.first(), node.attachments.first()) {
@@ -108,7 +114,7 @@ fn judge(node: &Knowledge<'_>) -> [Verdict; 7] {
         (None, None) if node.drift > 0 && node.reports_only => {
             say(False, "ReportsOnly", "what others changed is shown and left as it is")
         }
-        (None, None) if node.drift > 0 => say(True, "Healing", "what others changed is written again"),
+        (None, None) if node.drift > 0 && !node.spared => say(True, "Healing", "what others changed is written again"),
         (None, None) => say(False, "Idle", "there is nothing to do"),
     };
     let ready = match () {
@@ -122,7 +128,7 @@ fn judge(node: &Knowledge<'_>) -> [Verdict; 7] {
             say(False, "Suspended", "what the source delivered is not applied while suspended")
         }
         () if behind => say(Unknown, "Progressing", "what the source delivered is on its way"),
-        () if node.drift > 0 => (False, drifted.1.clone(), drifted.2.clone()),
+        () if node.drift > 0 && !node.spared => (False, drifted.1.clone(), drifted.2.clone()),
         () if !node.pending.is_empty() => (False, degraded.1.clone(), degraded.2.clone()),
         () => say(True, "Live", &format!("revision {} is live", node.applied.or(node.wanted).unwrap_or_default())),
     };
@@ -251,6 +257,7 @@ mod tests {
                 Knowledge { drift: 2, suspended: Some(&suspension), ..live() },
                 vec!["!Ready/ChangedByOthers", "Drifted/ChangedByOthers", "Suspended/Suspended"],
             ),
+            (Knowledge { drift: 2, spared: true, ..live() }, vec!["Ready/Live", "Drifted/LeftAsChanged"]),
             (Knowledge { pending: waits(), ..live() }, vec!["!Ready/ObjectsPending", "Degraded/ObjectsPending"]),
             (
                 Knowledge { attachments: vec!["xdp on eth0: generic".to_owned()], ..live() },

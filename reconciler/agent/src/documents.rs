@@ -3,8 +3,8 @@ use serde::{Deserialize, Serialize};
 use weir_plan::{Commit, Operation, Pending, Suspension};
 
 use crate::{
-    Applied, ChangeDocument, ConditionDocument, FORMAT_VERSION, Failure, ObjectDocument, PlanDocument, PlanSource,
-    SummaryDocument, Timings,
+    Applied, ChangeDocument, ConditionDocument, FORMAT_VERSION, Failure, KeptDocument, ObjectDocument, PlanDocument,
+    PlanSource, SummaryDocument, Timings,
 };
 
 /// The answer to apply and rollback.
@@ -25,6 +25,8 @@ pub struct ApplyDocument {
     pub summary: SummaryDocument,
     pub digest: String,
     pub pending: Vec<PendingDocument>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptDocument>,
     pub timings: Timings,
     pub work: WorkDocument,
     pub written: WrittenDocument,
@@ -76,6 +78,7 @@ impl ApplyDocument {
             summary: plan.summary,
             digest: plan.digest,
             pending: applied.desired.compiled.pending.iter().map(PendingDocument::from).collect(),
+            kept: plan.kept,
             timings: applied.timings,
             work: applied.work,
             written: applied.written,
@@ -207,6 +210,8 @@ pub struct StatusDocument {
     pub generation: Option<GenerationDocument>,
     pub suspended: Option<SuspensionDocument>,
     pub pending: Vec<PendingDocument>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptDocument>,
     /// Entries that differ from what was applied, as of the last verification.
     pub drift: u64,
     pub tables: Vec<TableDocument>,

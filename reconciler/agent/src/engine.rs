@@ -18,8 +18,8 @@ use weir_plan::{
 use weir_schema::{Inventory, Options};
 
 use crate::{
-    Allow, Error, Manifests, Session, Snapshot, Timings, WorkDocument, WrittenDocument, clock, guard,
-    manifests::Parser, session::Sessions, timings::Stopwatch,
+    Allow, Error, Manifests, Session, Snapshot, Timings, WorkDocument, WrittenDocument, clock, guard, kept,
+    manifests::Parser, session::Sessions, spared, timings::Stopwatch,
 };
 
 #[derive(Clone, Debug)]
@@ -51,6 +51,8 @@ pub struct Planned {
     pub sequence: u64,
     /// An apply was interrupted: there is something to record even if nothing is left to write.
     pub unfinished: Option<Phase>,
+    /// All that differs is what others did to objects that are not healed: it is left as it is.
+    pub spared: bool,
     pub timings: Timings,
     pub work: WorkDocument,
     numbering: Numbering,
@@ -59,9 +61,9 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Nothing to write, flip or record.
+    /// Nothing that has to be written, flipped or recorded.
     pub fn is_settled(&self) -> bool {
-        self.plan.is_empty() && !interrupted_at_flip(self.unfinished) && !self.is_unrecorded()
+        (self.plan.is_empty() || self.spared) && !interrupted_at_flip(self.unfinished) && !self.is_unrecorded()
     }
 
     /// What is live is as wanted, and the store that knew of it is lost: history begins anew.
@@ -212,7 +214,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             Some(made)
         };
         let parsed = self.parser.parse(manifests, cached);
-        let (inventory, documents) = parsed.map_err(Error::Manifests)?;
+        let (mut inventory, documents) = parsed.map_err(Error::Manifests)?;
         // What was found and was no good is kept anew.
         let found = found.into_inner();
         let good = self.parser.parsed().iter().filter(|file| file.counts().parsed == 0).map(|file| file.hash().0);
@@ -223,6 +225,16 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
         let node = self.options.node.clone();
         let mut memory = self.remember()?;
+        let has_former = memory.head.as_ref().is_some_and(|head| !manifests.is(&head.files));
+        if memory.applied.is_none() && has_former {
+            // It may hold what is not in these manifests and has to stay.
+            memory = self.remember_head(&memory)?;
+            timings.compile_us = watch.lap();
+        }
+        let keeping = self.keep(manifests, &mut inventory, &memory, &mut work)?;
+        let manifests = keeping.as_ref().unwrap_or(manifests);
+        timings.parse_us += watch.lap();
+
         let netns = match &memory.applied {
             Some(applied) if applied.node == node => applied.compiled.netns_after(&inventory),
             _ => weir_compile::netns_needed(&inventory, &node),
@@ -259,13 +271,15 @@ impl<D: Datapath, S: Store> Engine<D, S> {
                 Arc::new(snapshot)
             }
         };
-        if memory.applied.is_none() {
-            let applied = self.compile_head(&memory, &desired)?;
-            memory = Arc::new(Memory { applied, ..Memory::clone(&memory) });
+        if memory.applied.is_none() && memory.head.is_some() && !has_former {
+            memory = match memory.head.as_ref().is_some_and(|head| head.node == *node) {
+                true => Arc::new(Memory { applied: Some(desired.clone()), ..Memory::clone(&memory) }),
+                false => self.remember_head(&memory)?,
+            };
             self.memory = Some(memory.clone());
         }
         let applied = memory.applied.clone();
-        timings.compile_us = watch.lap();
+        timings.compile_us += watch.lap();
 
         let looks = look == Look::Kernel || !self.still_knows(&facts.interfaces);
         if looks {
@@ -299,10 +313,32 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         {
             plan = plan.expecting_standby(&expected, live, &desired.compiled.tables);
         }
+        let spared = applied.as_ref().is_some_and(|applied| spared::is_all(&plan, applied));
         work.entries = plan.active.len();
         timings.plan_us = watch.lap();
         timings.live_us = watch.total();
-        Ok(Planned { desired, applied, live, plan, sequence, unfinished, timings, work, numbering, objects })
+        Ok(Planned { desired, applied, live, plan, sequence, unfinished, spared, timings, work, numbering, objects })
+    }
+
+    /// Adds to `inventory` what was applied and may not go; gives the manifests with it, if there is any.
+    fn keep(
+        &mut self,
+        manifests: &Manifests,
+        inventory: &mut Inventory,
+        memory: &Memory,
+        work: &mut WorkDocument,
+    ) -> Result<Option<Manifests>, Error> {
+        let Some(applied) = &memory.applied else { return Ok(None) };
+        let missing = kept::missing(&applied.inventory, inventory);
+        if missing.is_empty() {
+            return Ok(None);
+        }
+        let keeping = manifests.keeping(&missing);
+        let parsed = self.parser.parse_more(&keeping);
+        let (whole, documents) = parsed.map_err(|errors| Error::Manifests(kept::explain(errors, &missing)))?;
+        *inventory = whole;
+        work.documents += documents;
+        Ok(Some(keeping))
     }
 
     /// Whether what is known of the live tables still means the same devices. One that was made anew under its name has
@@ -339,13 +375,10 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         Ok(memory)
     }
 
-    /// The applied commit from its stored bytes. What cannot be read or compiled any more is as if nothing had been
-    /// applied: the live tables then stand in for it.
-    fn compile_head(&mut self, memory: &Memory, desired: &Arc<Snapshot>) -> Result<Option<Arc<Snapshot>>, Error> {
-        let Some(head) = &memory.head else { return Ok(None) };
-        if desired.manifests.is(&head.files) && head.node == *desired.node {
-            return Ok(Some(desired.clone()));
-        }
+    /// Compiles the applied commit from its stored bytes. What cannot be read or compiled any more is as if nothing had
+    /// been applied: the live tables then stand in for it.
+    fn remember_head(&mut self, memory: &Arc<Memory>) -> Result<Arc<Memory>, Error> {
+        let Some(head) = &memory.head else { return Ok(memory.clone()) };
         let snapshot = match Manifests::from_commit(head, &self.store) {
             Ok(manifests) => self.compile_former(head, manifests, &memory.numbering)?,
             Err(error @ Error::BytesLost { .. }) => {
@@ -354,7 +387,9 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             }
             Err(error) => return Err(error),
         };
-        Ok(snapshot.map(Arc::new))
+        let memory = Arc::new(Memory { applied: snapshot.map(Arc::new), ..Memory::clone(memory) });
+        self.memory = Some(memory.clone());
+        Ok(memory)
     }
 
     fn compile_former(
@@ -699,7 +734,10 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     /// rollback is an apply.
     pub fn catch_up(&mut self) -> Result<bool, Error> {
         let Some(Some(live)) = self.live.clone() else { return Ok(false) };
-        let delta = live.standby().diff(live.active());
+        // The active side may hold what others wrote and nobody undoes.
+        let active = live.sides[live.generation.side.index() as usize].clone();
+        let wanted = self.snapshot().map_or_else(|| active.clone(), |applied| applied.compiled.tables.clone());
+        let delta = live.standby().diff(&wanted);
         if delta.is_empty() {
             return Ok(false);
         }
@@ -708,8 +746,10 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             self.forget();
             caught_up?;
         }
-        let active = live.sides[live.generation.side.index() as usize].clone();
-        self.live = Some(Some(Observed { sides: [active.clone(), active], ..live }));
+        let active = if *active == *wanted { wanted.clone() } else { active };
+        let mut sides = [wanted.clone(), wanted];
+        sides[live.generation.side.index() as usize] = active;
+        self.live = Some(Some(Observed { sides, ..live }));
         Ok(true)
     }
 

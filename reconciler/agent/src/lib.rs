@@ -27,6 +27,7 @@ mod guard;
 mod handle;
 mod inspect;
 mod inspect_kernel;
+mod kept;
 mod links;
 mod manifests;
 mod netns;
@@ -37,6 +38,7 @@ mod run;
 mod service;
 mod session;
 mod snapshot;
+mod spared;
 mod timings;
 mod trace;
 mod view;
@@ -66,6 +68,6 @@ pub use snapshot::Snapshot;
 pub use timings::Timings;
 pub use trace::parse_port;
 pub use view::{
-    ChangeDocument, EntryDocument, FORMAT_VERSION, ObjectDocument, Places, PlanDocument, PlanSource, PlanView,
-    SummaryDocument, hexadecimal,
+    ChangeDocument, EntryDocument, FORMAT_VERSION, KeptDocument, ObjectDocument, Places, PlanDocument, PlanSource,
+    PlanView, SummaryDocument, hexadecimal,
 };

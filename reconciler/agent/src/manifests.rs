@@ -25,17 +25,16 @@ pub struct Manifests {
 
 impl Manifests {
     pub fn new(source: &str, revision: &Revision) -> Self {
-        let file = |file: &weir_source::SourceFile| File {
-            path: file.path.clone(),
-            bytes: file.bytes.clone(),
-            hash: ContentHash(file.hash),
-        };
         Self {
             source: source.into(),
             revision: revision.id.as_str().into(),
             authorship: revision.authorship.clone(),
-            files: revision.files.iter().map(file).collect(),
+            files: revision.files.iter().map(Self::file_of).collect(),
         }
+    }
+
+    pub(crate) fn file_of(file: &weir_source::SourceFile) -> File {
+        File { path: file.path.clone(), bytes: file.bytes.clone(), hash: ContentHash(file.hash) }
     }
 
     /// What a commit applied, from the bytes that the store keeps.
@@ -167,6 +166,14 @@ impl Parser {
         self.lately[0] = Parsed { files: Arc::clone(&manifests.files), parsed };
         self.last = self.last.update(&self.lately[0].parsed, &manifests.files)?.0;
         Ok((self.last.clone(), documents))
+    }
+
+    /// The set that was parsed last with some more files: both count as one of the sets to remember.
+    pub fn parse_more(&mut self, manifests: &Manifests) -> Result<(Inventory, usize), Diagnostics> {
+        let former = std::mem::take(&mut self.lately[1]);
+        let parsed = self.parse(manifests, |_| None);
+        self.lately[1] = former;
+        parsed
     }
 }
 

@@ -8,9 +8,9 @@ use weir_schema::Object;
 
 use crate::{
     Allow, Applied, ApplyDocument, AttachmentDocument, CommitDocument, Engine, Error, FORMAT_VERSION,
-    GenerationDocument, HistoryDocument, Inspect, ListDocument, Look, Manifests, PendingDocument, Places, PlanDocument,
-    PlanView, Planned, Resource, Snapshot, StatusDocument, SuspendDocument, SuspensionDocument, TableDocument,
-    WrittenDocument,
+    GenerationDocument, HistoryDocument, Inspect, KeptDocument, ListDocument, Look, Manifests, PendingDocument, Places,
+    PlanDocument, PlanView, Planned, Resource, Snapshot, StatusDocument, SuspendDocument, SuspensionDocument,
+    TableDocument, WrittenDocument,
 };
 
 /// Entries of one object in an answer that is meant for people.
@@ -20,7 +20,9 @@ impl Planned {
     /// The documented JSON, whole.
     pub fn write_json(&self, out: impl io::Write) -> io::Result<()> {
         let source = self.desired.manifests.plan_source();
-        let view = PlanView { node: &self.desired.node, source: &source, plan: &self.plan, limit: None, places: None };
+        let Self { desired, plan, .. } = self;
+        let kept = desired.kept();
+        let view = PlanView { node: &desired.node, source: &source, plan, limit: None, kept: &kept, places: None };
         serde_json::to_writer(out, &view).map_err(io::Error::from)
     }
 
@@ -40,7 +42,8 @@ impl Applied {
 fn document(plan: &Plan, desired: &Snapshot, applied: Option<&Snapshot>, limit: usize) -> PlanDocument {
     let source = desired.manifests.plan_source();
     let places = Some(Places { desired, applied });
-    PlanView { node: &desired.node, source: &source, plan, limit: Some(limit), places }.document()
+    let kept = desired.kept();
+    PlanView { node: &desired.node, source: &source, plan, limit: Some(limit), kept: &kept, places }.document()
 }
 
 impl<D: Inspect, S: Store> Engine<D, S> {
@@ -130,6 +133,7 @@ impl<D: Inspect, S: Store> Engine<D, S> {
                 .map(|live| GenerationDocument { side: live.generation.side.index(), epoch: live.generation.epoch }),
             suspended,
             pending,
+            kept: applied.iter().flat_map(|applied| applied.kept()).map(|object| KeptDocument::from(&object)).collect(),
             drift: 0,
             tables,
             attachments: attachments

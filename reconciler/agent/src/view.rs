@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, ser::SerializeSeq};
-use weir_plan::{AnyChange, Delta, ObjectChange, Plan, Summary};
+use weir_plan::{AnyChange, Delta, ObjectChange, ObjectRef, Plan, Summary};
 
 use crate::{Place, Snapshot};
 
@@ -29,6 +29,8 @@ pub struct PlanView<'a> {
     pub plan: &'a Plan,
     /// At most so many entries of one object, and of the drift; how many were left out is then said as `more`.
     pub limit: Option<usize>,
+    /// What is no longer in the source, and stays.
+    pub kept: &'a [ObjectRef],
     /// Where an entry's rule stands: for people, who see few entries.
     pub places: Option<Places<'a>>,
 }
@@ -60,8 +62,24 @@ pub struct PlanDocument {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: usize,
     pub changes: Vec<ChangeDocument>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptDocument>,
     pub summary: SummaryDocument,
     pub digest: String,
+}
+
+/// An object that is no longer in the source, and stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptDocument {
+    pub object: ObjectDocument,
+    pub note: String,
+}
+
+impl From<&ObjectRef> for KeptDocument {
+    fn from(object: &ObjectRef) -> Self {
+        let note = "kept: weir/prune is \"false\", and it is no longer in the source".to_owned();
+        Self { object: object.into(), note }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -171,6 +189,8 @@ impl Serialize for PlanView<'_> {
             #[serde(skip_serializing_if = "is_zero")]
             more: usize,
             changes: Changes<'a>,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            kept: Vec<KeptDocument>,
             summary: SummaryDocument,
             digest: String,
         }
@@ -182,6 +202,7 @@ impl Serialize for PlanView<'_> {
             drift: Drift(self),
             more: self.left_out(drift),
             changes: Changes(self),
+            kept: self.kept.iter().map(KeptDocument::from).collect(),
             summary: self.plan.summary.into(),
             digest: hexadecimal(&self.plan.digest),
         }
@@ -218,6 +239,7 @@ impl PlanView<'_> {
             drift: active.chain(standby).take(self.limit()).collect(),
             more: self.left_out(drift.len() + standby_drift.len()),
             changes: changes.collect(),
+            kept: self.kept.iter().map(KeptDocument::from).collect(),
             summary: self.plan.summary.into(),
             digest: hexadecimal(&self.plan.digest),
         }
@@ -359,7 +381,8 @@ mod tests {
 
     fn text(limit: Option<usize>) -> String {
         let source = PlanSource { kind: "dir".into(), revision: "0123".into(), author: None, subject: None };
-        serde_json::to_string(&PlanView { node: "n1", source: &source, plan: &plan(), limit, places: None }).unwrap()
+        serde_json::to_string(&PlanView { node: "n1", source: &source, plan: &plan(), limit, kept: &[], places: None })
+            .unwrap()
     }
 
     #[test]
@@ -371,7 +394,7 @@ mod tests {
             assert_eq!(document.changes[1].entries.len() + document.changes[1].more, 12);
             assert_eq!(document.drift.len() + document.more, 12);
             let source = PlanSource { kind: "dir".into(), revision: "0123".into(), author: None, subject: None };
-            let view = PlanView { node: "n1", source: &source, plan: &plan(), limit, places: None };
+            let view = PlanView { node: "n1", source: &source, plan: &plan(), limit, kept: &[], places: None };
             assert_eq!(view.document(), document);
         }
     }

@@ -612,3 +612,218 @@ fn history_tells_what_happened() {
     assert_eq!(numbering, world.store.disk(|disk| disk.numbering.clone()));
     let _: Arc<str> = engine.node().clone();
 }
+
+const KEPT: &str = ".weir-kept/weir/endpoint.default.db.yaml";
+
+fn without_db() -> String {
+    let at = NODE.find("---\napiVersion: weir/v1alpha1\nkind: Endpoint\nmetadata: {name: db").unwrap();
+    NODE[..at].to_owned()
+}
+
+/// The endpoint `db` with an annotation.
+fn annotated(annotation: &str) -> String {
+    NODE.replace("{name: db, ", &format!("{{name: db, annotations: {{{annotation}}}, "))
+}
+
+fn set(node: &str, port: u16) -> Manifests {
+    manifests(&[("node.yaml", node), ("filter.yaml", &filter(&["198.51.100.0/24"])), ("policy.yaml", &policy(port))])
+}
+
+fn kept(applied: &Applied) -> Vec<String> {
+    applied.desired.kept().iter().map(ToString::to_string).collect()
+}
+
+fn has_db(world: &World) -> bool {
+    let live = world.live();
+    live.active_side().endpoints.get(&"10.0.0.2".parse().unwrap()).is_some()
+}
+
+trait ActiveSide {
+    fn active_side(&self) -> &weir_plan::Tables;
+}
+
+impl ActiveSide for Live {
+    fn active_side(&self) -> &weir_plan::Tables {
+        &self.sides[self.generation.side.index() as usize]
+    }
+}
+
+#[test]
+fn what_is_not_to_be_pruned_stays_over_revisions_and_restarts() {
+    let world = World::new();
+    let mut engine = world.engine();
+    applied(&mut engine, &set(&annotated(r#"weir/prune: "false""#), 5432));
+    let before = world.effort();
+    // It goes from the source: nothing is to be done.
+    for mut engine in [engine, world.engine()] {
+        let planned = plan(&mut engine, &set(&without_db(), 5432));
+        assert!(planned.is_settled(), "{:?}", planned.plan);
+        let outcome = applied(&mut engine, &set(&without_db(), 5432));
+        assert_eq!(kept(&outcome), ["Endpoint default/db"]);
+        assert_eq!(world.effort(), before);
+    }
+    // Each later revision keeps it again, and is recorded with it.
+    let mut engine = world.engine();
+    for (port, fresh) in [(5433, false), (5434, true), (5435, false)] {
+        if fresh {
+            engine = world.engine();
+        }
+        let outcome = applied(&mut engine, &set(&without_db(), port));
+        assert!(outcome.flipped && has_db(&world));
+        assert_eq!(kept(&outcome), ["Endpoint default/db"]);
+        assert_eq!(outcome.plan.summary.delete, 0);
+        let files = &world.store.head().unwrap().unwrap().files;
+        assert_eq!(files.iter().filter(|file| &*file.path == KEPT).count(), 1);
+        for mut engine in [world.engine(), world.engine()] {
+            assert!(plan(&mut engine, &set(&without_db(), port)).is_settled());
+            assert_eq!(engine.applied().unwrap().unwrap().kept().len(), 1);
+        }
+    }
+    // Back in the source, without its annotation: from now on it can go.
+    let outcome = applied(&mut engine, &set(NODE, 5435));
+    assert_eq!((kept(&outcome), outcome.plan.summary.update), (vec![], 1));
+    assert!(!outcome.flipped, "an annotation is no entry");
+    assert!(world.store.head().unwrap().unwrap().files.iter().all(|file| &*file.path != KEPT));
+    let outcome = applied(&mut engine, &set(&without_db(), 5435));
+    assert_eq!((kept(&outcome), outcome.plan.summary.delete), (vec![], 1));
+    assert!(!has_db(&world));
+    world.assert_contract();
+}
+
+#[test]
+fn a_rollback_keeps_what_is_not_to_be_pruned() {
+    let world = World::new();
+    let mut engine = world.engine();
+    applied(&mut engine, &set(&without_db(), 5432));
+    applied(&mut engine, &set(&annotated(r#"weir/prune: "false""#), 5433));
+    let target = engine.rollback_target(None).unwrap();
+    let outcome = go_back(&mut engine, &target, Look::Known).unwrap();
+    assert_eq!(
+        (outcome.commit.as_ref().unwrap().restores, kept(&outcome)),
+        (Some(1), vec!["Endpoint default/db".to_owned()])
+    );
+    assert!(has_db(&world));
+    // And a commit that kept something brings it back.
+    applied(&mut engine, &set(NODE, 5434));
+    applied(&mut engine, &set(&without_db(), 5434));
+    assert!(!has_db(&world));
+    let target = engine.rollback_target(Some(3)).unwrap();
+    let outcome = go_back(&mut engine, &target, Look::Known).unwrap();
+    assert_eq!(kept(&outcome), ["Endpoint default/db"]);
+    assert!(has_db(&world));
+    world.assert_contract();
+}
+
+#[test]
+fn what_is_kept_is_no_mass_deletion_and_what_is_not_is() {
+    let world = World::new();
+    let mut engine = world.engine();
+    let keep = policy(5432).replace("{name: db}", r#"{name: db, annotations: {weir/prune: "false"}}"#);
+    let filter = filter(&["198.51.100.0/24"]);
+    applied(&mut engine, &manifests(&[("node.yaml", NODE), ("filter.yaml", &filter), ("policy.yaml", &keep)]));
+    let outcome = applied(&mut engine, &manifests(&[("node.yaml", NODE), ("filter.yaml", &filter)]));
+    assert_eq!(kept(&outcome), ["NetworkPolicy default/db"]);
+    let error = apply(&mut engine, &manifests(&[("node.yaml", NODE)])).unwrap_err();
+    assert_eq!(error.to_string(), "this would delete every CidrFilter (1)");
+}
+
+#[test]
+fn a_kept_object_in_the_way_is_named() {
+    let world = World::new();
+    let mut engine = world.engine();
+    applied(&mut engine, &set(&annotated(r#"weir/prune: "false""#), 5432));
+    let live = world.effort();
+    let heir = set(&NODE.replace("{name: db, ", "{name: heir, "), 5432);
+    for mut engine in [engine, world.engine()] {
+        let error = apply(&mut engine, &heir).unwrap_err();
+        assert_eq!(error.code(), "invalid-manifests");
+        let text = error.to_string();
+        assert!(text.contains(KEPT) && text.contains("10.0.0.2"), "{text}");
+        assert!(
+            text.contains("Endpoint default/db is no longer in the source, and kept because of its `weir/prune"),
+            "{text}"
+        );
+        assert_eq!(world.effort(), live);
+    }
+}
+
+/// Lists that other files hold are kept with it.
+#[test]
+fn a_kept_filter_keeps_its_lists() {
+    let world = World::new();
+    let mut engine = world.engine();
+    let listed = "apiVersion: weir/v1alpha1\nkind: CidrFilter\nmetadata: {name: drop, annotations: {weir/prune: \"false\"}}\nspec: {cidrs: [198.51.100.0/24], fromFiles: [drop.txt]}\n";
+    applied(&mut engine, &manifests(&[("node.yaml", NODE), ("filter.yaml", listed), ("drop.txt", "203.0.113.0/24\n")]));
+    let before = world.live().active_side().prefilter4.len();
+    assert_eq!(before, 2);
+    let outcome = applied(&mut engine, &manifests(&[("node.yaml", NODE)]));
+    assert_eq!(kept(&outcome), ["CidrFilter default/drop"]);
+    assert_eq!(world.live().active_side().prefilter4.len(), before);
+    assert!(plan(&mut world.engine(), &manifests(&[("node.yaml", NODE)])).is_settled());
+}
+
+#[test]
+fn drift_of_what_is_not_healed_is_told_and_left() {
+    for active in [true, false] {
+        for fresh in [false, true] {
+            let context = format!("active {active}, fresh {fresh}");
+            let world = World::new();
+            let mut engine = world.engine();
+            let spared = set(&annotated(r#"weir/heal: "false""#), 5432);
+            applied(&mut engine, &spared);
+            engine.catch_up().unwrap();
+            let db = "10.0.0.2".parse().unwrap();
+            let change = |key: std::net::IpAddr| {
+                world.datapath.kernel(|kernel| {
+                    let live = kernel.live.as_mut().unwrap();
+                    let side = if active { live.generation.side } else { live.generation.side.other() };
+                    live.sides[side.index() as usize].endpoints.remove(&key);
+                });
+            };
+            change(db);
+            if fresh {
+                engine = world.engine();
+            }
+            let before = world.effort();
+            let planned = plan(&mut engine, &spared);
+            assert_eq!(planned.plan.summary.drift, 1, "{context}");
+            assert!(planned.spared && planned.is_settled(), "{context}");
+            let outcome = engine.apply(planned, Allow::default(), Operation::Heal).unwrap();
+            assert!(outcome.commit.is_none() && outcome.plan.summary.drift == 1, "{context}");
+            assert_eq!(world.effort(), before, "{context}");
+            assert_eq!(has_db(&world), !active, "{context}");
+
+            // Another object's drift is undone, and that writes the whole.
+            change("10.0.0.1".parse().unwrap());
+            let planned = plan(&mut engine, &spared);
+            assert!(!planned.spared && planned.plan.summary.drift == 2, "{context}");
+            engine.apply(planned, Allow::default(), Operation::Heal).unwrap();
+            assert!(has_db(&world) && plan(&mut engine, &spared).plan.is_empty(), "{context}");
+            world.assert_contract();
+        }
+    }
+}
+
+/// The standby side is what a later flip begins with.
+#[test]
+fn what_is_left_on_the_active_side_is_not_copied_to_the_standby() {
+    let world = World::new();
+    let mut engine = world.engine();
+    applied(&mut engine, &set(&annotated(r#"weir/heal: "false""#), 5432));
+    let spared = set(&annotated(r#"weir/heal: "false""#), 5433);
+    applied(&mut engine, &spared);
+    world.datapath.kernel(|kernel| {
+        let live = kernel.live.as_mut().unwrap();
+        live.sides[live.generation.side.index() as usize].endpoints.remove(&"10.0.0.2".parse().unwrap());
+    });
+    assert!(plan(&mut engine, &spared).spared);
+    assert!(engine.catch_up().unwrap());
+    assert!(!engine.catch_up().unwrap());
+    let planned = plan(&mut engine, &spared);
+    assert_eq!((planned.plan.drift.len(), planned.plan.standby_drift.len()), (1, 0));
+    // The next apply that changes something writes the whole.
+    applied(&mut engine, &set(&annotated(r#"weir/heal: "false""#), 5434));
+    assert!(has_db(&world));
+    assert!(plan(&mut engine, &set(&annotated(r#"weir/heal: "false""#), 5434)).is_settled());
+    world.assert_contract();
+}

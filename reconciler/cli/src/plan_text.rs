@@ -36,6 +36,9 @@ pub fn changes(document: &PlanDocument, paint: Paint, out: &mut dyn Write) -> io
         writeln!(out, "{}", paint.paint(ink, line.trim_end()))?;
         entries(&change.entries, change.more, false, paint, out)?;
     }
+    for kept in &document.kept {
+        writeln!(out, "{}", paint.paint(Ink::Dim, &format!("= {}  {}", kept.object, kept.note)))?;
+    }
     writeln!(out, "{}", paint.paint(Ink::Bold, &summary(document)))
 }
 
@@ -126,6 +129,8 @@ mod tests {
                 {"object": {"apiVersion": "weir/v1alpha1", "kind": "Node", "namespace": "", "name": "n1"},
                  "action": "update", "file": "", "line": 0, "entries": []},
             ],
+            "kept": [{"object": {"apiVersion": "weir/v1alpha1", "kind": "Endpoint", "namespace": "default", "name": "db"},
+                      "note": "kept: for a reason"}],
             "summary": {"create": 1, "update": 0, "delete": 0, "drift": 2, "writes": 92},
             "digest": "00",
         }))
@@ -144,6 +149,7 @@ mod tests {
     + prefilter4  192.0.2.0/24  1  a.yaml:9
     … 90 more
 ~ Node n1
+= Endpoint default/db  kept: for a reason
 1 to create, 0 to update, 0 to delete; 2 drifted entries, 92 entries to write
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);

@@ -36,7 +36,10 @@ impl Agent {
             if let Some(status) = agent.child.try_wait().expect("our own child") {
                 panic!("the agent ended with {status}:\n{}", agent.log());
             }
-            // Without an agent, the verb works alone.
+            // Without an agent, the verb works alone, and keeps the agent from the state.
+            if !agent.node.directory().join("agent.sock").exists() {
+                return None;
+            }
             let status = agent.node.weir(&["status", "-o", "json"]);
             (status.code() == 0 && !status.json()["agent"].is_null()).then_some(())
         });

@@ -67,6 +67,7 @@ fn finish(context: &Context, document: ApplyDocument) -> Result<Exit, Error> {
             drift: Vec::new(),
             more: 0,
             changes: document.changes.clone(),
+            kept: document.kept.clone(),
             summary: document.summary,
             digest: document.digest.clone(),
         };

@@ -167,7 +167,7 @@ fn plan(from: &Commit, to: &Commit, node: &str, limit: Option<usize>) -> Result<
     let plan = Plan::new(desired.target(), Some(applied.target()), Some(&live), &objects);
     let source = to.manifests.plan_source();
     let places = limit.map(|_| Places { desired: &desired, applied: Some(&applied) });
-    Ok(PlanView { node, source: &source, plan: &plan, limit, places }.document())
+    Ok(PlanView { node, source: &source, plan: &plan, limit, kept: &[], places }.document())
 }
 
 impl Commit {

@@ -75,6 +75,10 @@ fn write(context: &Context, status: &StatusDocument, out: &mut dyn Write) -> io:
             writeln!(out, "  = looked for {attempts} times in vain; again in {:.1} s", next as f64 / 1000.0)?;
         }
     }
+    if !status.kept.is_empty() {
+        writeln!(out)?;
+    }
+    status.kept.iter().try_for_each(|kept| writeln!(out, "{}  {}", kept.object, kept.note))?;
     if !status.conditions.is_empty() {
         writeln!(out)?;
         let mut rows = vec![["CONDITION", "STATUS", "SINCE", "REASON", "MESSAGE"].map(str::to_owned).to_vec()];
