@@ -834,14 +834,11 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     /// The head's snapshot, compiled if need be.
     pub fn applied(&mut self) -> Result<Option<Arc<Snapshot>>, Error> {
-        let memory = self.remember()?;
-        let Some(head) = memory.head.as_ref().filter(|_| memory.applied.is_none()) else {
-            return Ok(memory.applied.clone());
-        };
-        let manifests = Manifests::from_commit(head, &self.store)?;
-        let applied = self.compile_former(head, manifests, &memory.numbering)?.map(Arc::new);
-        self.memory = Some(Arc::new(Memory { applied: applied.clone(), ..Memory::clone(&memory) }));
-        Ok(applied)
+        let mut memory = self.remember()?;
+        if memory.head.is_some() && memory.applied.is_none() {
+            memory = self.remember_head(&memory)?;
+        }
+        Ok(memory.applied.clone())
     }
 
     /// The applied snapshot, if this process has compiled it.

@@ -39,6 +39,8 @@ pub struct World<'a> {
     /// What happened in the last round.
     last: String,
     /// How often the status told of what.
+    /// Where the log of the agent that runs begins.
+    logged: usize,
     told: BTreeMap<&'static str, u32>,
 }
 
@@ -131,6 +133,7 @@ impl<'a> World<'a> {
             edition: 0,
             backup,
             last: String::new(),
+            logged: 0,
             told: BTreeMap::new(),
         };
         // One that was copied while it was written to may be damaged as well; a whole one is more of a trap.
@@ -187,6 +190,7 @@ impl<'a> World<'a> {
     }
 
     fn start(&mut self) {
+        self.logged = std::fs::read(self.node.directory().join("agent.log")).map_or(0, |log| log.len());
         self.agent = Some(Agent::spawn(self.node, &["--verify", "2s", "--catch-up", "1s"]));
     }
 
@@ -255,7 +259,7 @@ impl<'a> World<'a> {
             }
         }
         // Every quarantine was said by the agent or by the verb that met the damage before it.
-        let log = self.agent.as_ref().unwrap().log();
+        let log = self.agent.as_ref().unwrap().log().split_off(self.logged);
         for quarantine in self.quarantines() {
             let name = quarantine.file_name().unwrap().to_string_lossy().into_owned();
             assert!(!log.contains(&name) || notes.contains(&name), "{context}: {name} is not in the status: {notes}");
