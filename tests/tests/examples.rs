@@ -87,5 +87,26 @@ fn git() {
 #[test]
 fn every_example_has_its_test() {
     let entries = fs::read_dir(examples()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert_eq!(entries.collect::<BTreeSet<_>>(), ["etcd", "git", "policies", "quickstart"].map(str::to_owned).into());
+    assert_eq!(
+        entries.collect::<BTreeSet<_>>(),
+        ["etcd", "git", "policies", "quickstart", "systemd"].map(str::to_owned).into()
+    );
+}
+
+/// The binary knows every flag of the unit, and the unit asks for what the agent gives and leaves bpffs writable.
+#[test]
+fn systemd() {
+    let unit = fs::read_to_string(examples().join("systemd/weir.service")).unwrap();
+    let said = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    assert_eq!(said("Type"), Some("notify"));
+    assert!(said("WatchdogSec").is_some());
+    assert_ne!(said("ProtectKernelTunables"), Some("yes"), "it makes bpffs read-only");
+    let command: Vec<String> = said("ExecStart").expect("a command").split_whitespace().map(str::to_owned).collect();
+    assert!(command[0].ends_with("/weir") && command[1] == "run", "{command:?}");
+    Node::run(move |node| {
+        let help = node.expect(0, &["run", "--help"]).to_string();
+        for flag in command.iter().filter(|word| word.starts_with("--")) {
+            assert!(help.contains(flag.as_str()), "{flag}");
+        }
+    });
 }
