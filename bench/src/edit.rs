@@ -177,7 +177,6 @@ impl Place {
                 Ok(start)
             }
             Self::Etcd(etcd) => {
-                // The client's own start is none of it, and cannot be told apart: what a put takes is measured alone.
                 let start = Instant::now();
                 etcd.put(&name(number), text);
                 Ok(start + (start.elapsed().saturating_sub(PUT)))
@@ -186,7 +185,8 @@ impl Place {
     }
 }
 
-/// From the moment in which etcdctl's request arrives to its end, at most: what is counted as the write itself.
+/// What is counted of `etcdctl put`, whose own start is none of the write. An assumption, not a measurement: etcd does not
+/// say when the value arrived.
 const PUT: Duration = Duration::from_millis(2);
 
 fn one(options: &Options, work: &Path, from: From, set: &[Prefix4], report: &mut Report) -> Result<f64, BenchError> {
