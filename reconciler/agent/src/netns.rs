@@ -15,26 +15,31 @@ const PARENT: &str = "/run";
 #[derive(Debug)]
 pub(crate) struct NetnsHints {
     hint: Arc<Notify>,
-    watcher: Mutex<RecommendedWatcher>,
+    /// None where the kernel gives no inotify instance, because others of this user have them all.
+    watcher: Option<Mutex<RecommendedWatcher>>,
 }
 
 impl NetnsHints {
-    pub fn subscribe() -> notify::Result<Self> {
+    pub fn subscribe() -> Self {
         let hint = Arc::new(Notify::new());
         let give = Arc::clone(&hint);
         let watcher = notify::recommended_watcher(move |event| {
             if matters(&event) {
                 give.notify_one();
             }
-        })?;
-        let hints = Self { hint, watcher: Mutex::new(watcher) };
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(%error, "new namespaces are only found when the node is looked at every now and then");
+        }
+        let hints = Self { hint, watcher: watcher.ok().map(Mutex::new) };
         hints.watch();
-        Ok(hints)
+        hints
     }
 
     /// Watching twice is watching once; and what cannot be watched is looked for every now and then.
     fn watch(&self) {
-        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(watcher) = &self.watcher else { return };
+        let mut watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
         if watcher.watch(Path::new(DIRECTORY), RecursiveMode::NonRecursive).is_ok() {
             // Not watched any more is fine.
             let _ = watcher.unwatch(Path::new(PARENT));

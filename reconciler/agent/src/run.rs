@@ -66,8 +66,7 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     let mut watch = opened.follow(watch)?;
     let links = LinkHints::subscribe()
         .map_err(|cause| Error::Failed { what: "subscribe to rtnetlink".to_owned(), cause: cause.to_string() })?;
-    let netns = NetnsHints::subscribe()
-        .map_err(|cause| Error::Failed { what: "watch /run for namespaces".to_owned(), cause: cause.to_string() })?;
+    let netns = NetnsHints::subscribe();
     let (drops, _) = broadcast::channel(DROPS);
     let snapshots = handle.call(|agent| agent.snapshots()).await?;
     let (farewell, stops) = watch::channel(false);

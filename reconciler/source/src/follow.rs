@@ -1,9 +1,16 @@
 //! A source that is followed: the end that listens, and the end that tells.
-use std::{fmt, sync::Arc};
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use tokio::sync::{Notify, watch};
 
-use crate::{Revision, SourceError};
+use crate::{Revision, SourceError, hints::Waker};
 
 /// The latest word of the source: a revision, or why there is none.
 pub type Outcome = Result<Arc<Revision>, Arc<SourceError>>;
@@ -28,6 +35,17 @@ pub(crate) trait Reins: fmt::Debug + Send + Sync {
 impl Watch {
     pub(crate) fn new((outcomes, stirred): Listening, reins: Arc<dyn Reins>) -> Self {
         Self { outcomes, stirred, reins }
+    }
+
+    /// Starts the thread that follows, by what `prepare` makes of the two ends that it holds.
+    pub(crate) fn start<F: FnOnce() + Send + 'static>(
+        asked: Asked,
+        prepare: impl FnOnce(News, Arc<Asked>) -> F,
+    ) -> io::Result<Self> {
+        let (news, outcomes) = News::channel();
+        let asked = Arc::new(asked);
+        thread::Builder::new().name("weir-source".to_owned()).spawn(prepare(news, asked.clone()))?;
+        Ok(Self::new(outcomes, asked))
     }
 
     /// The next outcome that this was not yet called for. Safe to cancel.
@@ -65,6 +83,41 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.reins.stop();
+    }
+}
+
+/// What a thread that waits for hints is asked for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub stop: Arc<AtomicBool>,
+    reread: AtomicBool,
+    waker: Waker,
+}
+
+impl Asked {
+    pub fn new(waker: Waker, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, reread: false.into(), waker }
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing that is remembered is to be trusted. Asked once, it is answered once.
+    pub fn takes_reread(&self) -> bool {
+        self.reread.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Reins for Asked {
+    fn look(&self, reread: bool) {
+        self.reread.fetch_or(reread, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.waker.wake();
     }
 }
 

@@ -23,11 +23,14 @@ use crate::walk::Interest;
 
 #[derive(Debug)]
 pub(crate) struct Hints {
-    watcher: RecommendedWatcher,
+    /// None while the kernel gives no inotify instance: others of this user may have them all.
+    watcher: Option<RecommendedWatcher>,
     shared: Arc<Shared>,
     watches: BTreeMap<PathBuf, Identity>,
     /// Some directory may change without an event.
     blind: bool,
+    /// What kept it from watching the last time, and was told.
+    hindered: Option<String>,
 }
 
 /// Ends a wait.
@@ -125,20 +128,41 @@ impl Waker {
 }
 
 impl Hints {
-    pub fn new() -> notify::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let events = shared.clone();
-        let watcher = RecommendedWatcher::new(move |event| events.take(event), Config::default())?;
-        Ok(Self { watcher, shared, watches: BTreeMap::new(), blind: true })
+    pub fn new() -> Self {
+        let shared = Arc::default();
+        let watcher = inotify(&shared).ok();
+        Self { watcher, shared, watches: BTreeMap::new(), blind: true, hindered: None }
     }
 
     pub fn waker(&self) -> Waker {
         Waker(self.shared.clone())
     }
 
-    /// Watches exactly these directories. Says whether one was added that was not watched before: what happened in it
-    /// until now was not seen. A directory that is gone is no error, the next look finds out.
-    pub fn watch(&mut self, directories: &BTreeMap<PathBuf, Interest>) -> notify::Result<bool> {
+    /// Watches exactly these directories. `Some(true)`: one was added that was not watched before, and what happened in
+    /// it until now was not seen. `None`: not all can be watched, which is told once; only looking again tells of
+    /// changes. A directory that is gone is no error, the next look finds out.
+    pub fn watch(&mut self, directories: &BTreeMap<PathBuf, Interest>) -> Option<bool> {
+        match self.try_watch(directories) {
+            Ok(new) => {
+                self.hindered = None;
+                Some(new)
+            }
+            Err(error) => {
+                let hindered = Some(error.to_string());
+                if self.hindered != hindered {
+                    tracing::warn!(%error, "cannot watch the source; looking again every now and then");
+                    self.hindered = hindered;
+                }
+                None
+            }
+        }
+    }
+
+    fn try_watch(&mut self, directories: &BTreeMap<PathBuf, Interest>) -> notify::Result<bool> {
+        let watcher = match &mut self.watcher {
+            Some(watcher) => watcher,
+            none => none.insert(inotify(&self.shared)?),
+        };
         let mut new = false;
         let mut blind = false;
         let mut watches = BTreeMap::new();
@@ -146,7 +170,7 @@ impl Hints {
         for directory in directories.keys() {
             let before = Identity::of(directory).ok();
             // Idempotent, and a directory that was made anew under the same name is watched anew.
-            match self.watcher.watch(directory, RecursiveMode::NonRecursive) {
+            match watcher.watch(directory, RecursiveMode::NonRecursive) {
                 Ok(()) => {}
                 Err(error) if is_absent(&error) => {
                     new = true;
@@ -169,7 +193,7 @@ impl Hints {
         }
         for directory in self.watches.keys().filter(|directory| !directories.contains_key(*directory)) {
             // It may have gone by itself.
-            let _ = self.watcher.unwatch(directory);
+            let _ = watcher.unwatch(directory);
         }
         self.shared.state().interests = interests(directories, &watches);
         self.watches = watches;
@@ -199,6 +223,11 @@ impl Hints {
     pub fn drain(&self) {
         self.shared.state().look = false;
     }
+}
+
+fn inotify(shared: &Arc<Shared>) -> notify::Result<RecommendedWatcher> {
+    let events = shared.clone();
+    RecommendedWatcher::new(move |event| events.take(event), Config::default())
 }
 
 /// A file system of this machine alone: what others write to a shared one makes no event here.
@@ -252,7 +281,7 @@ mod tests {
     fn reading_is_no_hint_and_writing_is() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a"), "x").unwrap();
-        let mut hints = Hints::new().unwrap();
+        let mut hints = Hints::new();
         let interest = BTreeMap::from([(dir.path().to_path_buf(), Interest::All)]);
         assert!(hints.watch(&interest).unwrap());
         assert!(!hints.watch(&interest).unwrap(), "the second time nothing is new");
@@ -267,7 +296,7 @@ mod tests {
     #[test]
     fn neighbours_are_no_hint() {
         let dir = tempfile::tempdir().unwrap();
-        let mut hints = Hints::new().unwrap();
+        let mut hints = Hints::new();
         let names = Interest::Names(BTreeSet::from(["root".into()]));
         hints.watch(&BTreeMap::from([(dir.path().to_path_buf(), names)])).unwrap();
         fs::write(dir.path().join("other"), "x").unwrap();
@@ -280,7 +309,7 @@ mod tests {
     fn a_directory_made_anew_is_watched_anew() {
         let dir = tempfile::tempdir().unwrap();
         let sub = dir.path().join("sub");
-        let mut hints = Hints::new().unwrap();
+        let mut hints = Hints::new();
         let interest = BTreeMap::from([(sub.clone(), Interest::All)]);
         for _ in 0..3 {
             fs::create_dir(&sub).unwrap();

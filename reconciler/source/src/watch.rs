@@ -1,17 +1,13 @@
 //! Following a directory.
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
     DirSource, Revision, SourceError, Watch,
-    follow::{News, Reins},
-    hints::{Hint, Hints, Waker},
+    follow::{Asked, News},
+    hints::{Hint, Hints},
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -42,38 +38,12 @@ impl Default for WatchOptions {
 
 /// Follows a directory; the first outcome comes as soon as it is at rest.
 pub(crate) fn follow(source: DirSource, options: WatchOptions) -> Result<Watch, SourceError> {
-    let path = || source.roots().next().map(Into::into).unwrap_or_default();
-    let failed = |cause: std::io::Error| SourceError::Unreadable { path: path(), cause };
-    let hints = Hints::new().map_err(|error| failed(std::io::Error::other(error)))?;
-    let (news, outcomes) = News::channel();
-    let asked = Arc::new(Asked { stop: false.into(), reread: false.into(), waker: hints.waker() });
-    let roots = path();
-    let follower = Follower { source, options, hints, news, asked: asked.clone() };
-    thread::Builder::new()
-        .name("weir-source".to_owned())
-        .spawn(move || follower.run())
-        .map_err(|cause| SourceError::Unreadable { path: roots, cause })?;
-    Ok(Watch::new(outcomes, asked))
-}
-
-/// What the watching thread is asked for.
-#[derive(Debug)]
-struct Asked {
-    stop: AtomicBool,
-    reread: AtomicBool,
-    waker: Waker,
-}
-
-impl Reins for Asked {
-    fn look(&self, reread: bool) {
-        self.reread.fetch_or(reread, Ordering::Relaxed);
-        self.waker.wake();
-    }
-
-    fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.waker.wake();
-    }
+    let hints = Hints::new();
+    let path = source.roots().next().map(Into::into).unwrap_or_default();
+    Watch::start(Asked::new(hints.waker(), Arc::default()), |news, asked| {
+        move || Follower { source, options, hints, news, asked }.run()
+    })
+    .map_err(|cause| SourceError::Unreadable { path, cause })
 }
 
 struct Follower {
@@ -87,8 +57,8 @@ struct Follower {
 impl Follower {
     fn run(mut self) {
         let mut reread = Instant::now();
-        while !self.stopped() {
-            if self.asked.reread.swap(false, Ordering::Relaxed) || reread.elapsed() >= self.options.reread {
+        while !self.asked.stopped() {
+            if self.asked.takes_reread() || reread.elapsed() >= self.options.reread {
                 self.source.forget();
                 reread = Instant::now();
             }
@@ -100,10 +70,6 @@ impl Follower {
                 self.news.stir();
             }
         }
-    }
-
-    fn stopped(&self) -> bool {
-        self.asked.stop.load(Ordering::Relaxed)
     }
 
     /// Looks until nothing has moved for `rest`: no hint has come for so long, and none since the look began, where every
@@ -126,11 +92,8 @@ impl Follower {
             let mut unseen = false;
             match &outcome {
                 Ok(scan) => match self.hints.watch(&scan.watched) {
-                    Ok(new) => unseen = new,
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot watch every directory; looking again every {:?}", self.options.retry);
-                        watched = false;
-                    }
+                    Some(new) => unseen = new,
+                    None => watched = false,
                 },
                 Err(error) => tracing::debug!(%error, "looked at the source"),
             }
@@ -168,7 +131,7 @@ impl Follower {
             match self.hints.wait(end.saturating_duration_since(Instant::now())) {
                 Hint::Timeout => return moved.map_or(Rested::Still, Rested::Moved),
                 Hint::Look => moved = Some(Instant::now()),
-                Hint::Asked if self.stopped() => return Rested::Stopped,
+                Hint::Asked if self.asked.stopped() => return Rested::Stopped,
                 Hint::Asked => {}
             }
         }

@@ -594,7 +594,11 @@ async fn a_full_etcd_refuses_a_push_and_is_followed_all_the_same() {
     etcd.put("a.yaml", "1");
     let mut watch = follow(&etcd);
     until_content(&mut watch, &[("a.yaml", "1")]).await;
-    let files: Vec<SourceFile> = (0..8u8).map(|n| SourceFile::new(format!("{n}.yaml"), vec![n; 1_000_000])).collect();
+    // Its size is what its last write to disk says, a tenth of a second ago: fill it before anything is expected.
+    let mut client = Client::connect([etcd.host()], None).await.unwrap();
+    while client.put(format!("{PREFIX}ballast"), vec![0; 1_000_000], None).await.is_ok() {}
+    client.delete(format!("{PREFIX}ballast"), None).await.unwrap();
+    let files = vec![SourceFile::new("c.yaml", *b"3")];
     let error = source(&etcd).push(&Revision::new(files)).unwrap_err();
     assert_eq!(error.code(), "etcd-full", "{error}");
     assert_eq!(source(&etcd).read(Duration::from_secs(5)).unwrap().id, revision(&[("a.yaml", "1")]).id);

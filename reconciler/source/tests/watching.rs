@@ -340,3 +340,30 @@ async fn the_thread_ends_with_the_watch() {
     };
     timeout(Duration::from_secs(60), gone).await.unwrap();
 }
+
+/// Others of this user have every inotify instance: then it looks again and again, and says so, but never gives up.
+#[tokio::test]
+async fn without_inotify_it_looks_every_now_and_then() {
+    const INSIDE: &str = "WEIR_WITHOUT_INOTIFY";
+    if std::env::var_os(INSIDE).is_none() {
+        // The limit is that of a user namespace, of which only a process with one thread can make its own.
+        let status = std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "sh", "-c"])
+            .arg("echo 0 >/proc/sys/user/max_inotify_instances && exec \"$0\" --exact \"$1\"")
+            .arg(std::env::current_exe().unwrap())
+            .arg("without_inotify_it_looks_every_now_and_then")
+            .env(INSIDE, "1")
+            .status()
+            .unwrap();
+        assert!(status.success(), "{status}");
+        return;
+    }
+    nix::sys::inotify::Inotify::init(nix::sys::inotify::InitFlags::empty()).unwrap_err();
+    let dir = tempfile::tempdir().unwrap();
+    let mut watch = follow(dir.path());
+    until_content(&mut watch, &[]).await;
+    for round in 0..3 {
+        fs::write(dir.path().join("a.yaml"), round.to_string()).unwrap();
+        until_content(&mut watch, &[("a.yaml", &round.to_string())]).await;
+    }
+}

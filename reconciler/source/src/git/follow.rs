@@ -2,58 +2,25 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher as _, Hasher as _, RandomState},
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{GitError, GitSource, Open, program::Deadline};
 use crate::{
     SourceError, Watch, WatchOptions,
-    follow::{News, Reins},
-    hints::{Hint, Hints, Waker},
+    follow::{Asked, News},
+    hints::{Hint, Hints},
 };
 
 pub(super) fn follow(source: GitSource, options: WatchOptions) -> Result<Watch, SourceError> {
-    let failed = |spec: &str, cause| SourceError::Git {
-        spec: spec.to_owned(),
-        error: GitError::Program { program: "weir-source", cause },
-    };
-    let hints = Hints::new().map_err(|error| failed(&source.spec, io::Error::other(error)))?;
-    let (news, outcomes) = News::channel();
-    let asked = Arc::new(Asked { stop: source.stop.clone(), reread: false.into(), waker: hints.waker() });
+    let hints = Hints::new();
     let spec = source.spec.clone();
-    let follower = Follower { source, options, hints, news, asked: asked.clone(), failures: 0 };
-    thread::Builder::new()
-        .name("weir-source".to_owned())
-        .spawn(move || follower.run())
-        .map_err(|cause| failed(&spec, cause))?;
-    Ok(Watch::new(outcomes, asked))
-}
-
-/// What the following thread is asked for.
-#[derive(Debug)]
-struct Asked {
-    /// Ends a fetch as well.
-    stop: Arc<AtomicBool>,
-    reread: AtomicBool,
-    waker: Waker,
-}
-
-impl Reins for Asked {
-    fn look(&self, reread: bool) {
-        self.reread.fetch_or(reread, Ordering::Relaxed);
-        self.waker.wake();
-    }
-
-    fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.waker.wake();
-    }
+    // What ends the watch ends a fetch as well.
+    Watch::start(Asked::new(hints.waker(), source.stop.clone()), |news, asked| {
+        move || Follower { source, options, hints, news, asked, failures: 0 }.run()
+    })
+    .map_err(|cause| SourceError::Git { spec, error: GitError::Program { program: "weir-source", cause } })
 }
 
 struct Follower {
@@ -70,10 +37,10 @@ impl Follower {
     fn run(mut self) {
         let mut reread = Instant::now();
         loop {
-            if self.asked.stop.load(Ordering::Relaxed) {
+            if self.asked.stopped() {
                 return;
             }
-            if self.asked.reread.swap(false, Ordering::Relaxed) || reread.elapsed() >= self.options.reread {
+            if self.asked.takes_reread() || reread.elapsed() >= self.options.reread {
                 self.source.forget();
                 reread = Instant::now();
             }
@@ -113,13 +80,7 @@ impl Follower {
             _ => BTreeMap::new(),
         };
         let any = !watched.is_empty();
-        match self.hints.watch(&watched) {
-            Ok(unseen) => (any, unseen),
-            Err(error) => {
-                tracing::warn!(%error, "cannot watch the repository; looking again every {:?}", self.options.retry);
-                (false, false)
-            }
-        }
+        self.hints.watch(&watched).map_or((false, false), |unseen| (any, unseen))
     }
 }
 
