@@ -73,7 +73,6 @@ impl Member {
         let engine = EngineOptions {
             node: format!("node{number:05}").into(),
             boot_id: "boot".to_owned(),
-            proc: directory.to_owned(),
             ignore_foreign: false,
         };
         let (stop, stopped) = oneshot::channel();

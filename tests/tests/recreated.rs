@@ -74,7 +74,6 @@ fn engine(node: &Node) -> Engine<Kernel, SledStore> {
     let options = EngineOptions {
         node: NODE.into(),
         boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned(),
-        proc: "/proc".into(),
         ignore_foreign: false,
     };
     let (store, _) = SledStore::open_within(&node.state(), Duration::from_secs(3)).unwrap();

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, os::fd::AsFd as _, path::PathBuf};
 
 use weir_abi::{Generation, Side};
 use weir_plan::{
-    Capacity, Datapath, DatapathError, InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts, Observed, Tables,
+    Capacity, Datapath, DatapathError, InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts, Observed, Session, Tables,
     TablesDelta, WiringDelta,
 };
 
@@ -202,6 +202,10 @@ fn maps_by_id(mut ids: Vec<u32>) -> std::io::Result<Vec<Map>> {
 }
 
 impl Datapath for Kernel {
+    fn sessions(&mut self) -> Vec<Session> {
+        crate::sessions::sessions()
+    }
+
     fn facts(&mut self, netns: &[String]) -> Result<NodeFacts> {
         let links = self.netlink.links().map_err(netlink)?;
         let mut interfaces: Vec<InterfaceFacts> = links

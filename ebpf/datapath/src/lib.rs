@@ -27,6 +27,7 @@ mod pins;
 pub mod prefix_tree;
 mod prepare;
 mod programs;
+mod sessions;
 mod sided;
 mod stage;
 mod status;

@@ -5,7 +5,6 @@
 use std::{
     cell::RefCell,
     collections::HashSet,
-    path::PathBuf,
     sync::{Arc, Weak},
 };
 
@@ -13,13 +12,13 @@ use weir_abi::Generation;
 use weir_compile::{Effort, Input, TraceFlow, Who};
 use weir_plan::{
     Action, Change, Commit, Datapath, InterfaceFacts, InterfaceName, Journal, Numbering, ObjectRef, Observed,
-    Operation, Phase, Plan, Store, Suspension, Tables, Wiring, WiringDelta,
+    Operation, Phase, Plan, Session, Store, Suspension, Tables, Wiring, WiringDelta,
 };
 use weir_schema::{Inventory, Options};
 
 use crate::{
-    Allow, Error, Manifests, Session, Snapshot, Timings, WorkDocument, WrittenDocument, clock, guard, kept,
-    manifests::Parser, session::Sessions, spared, timings::Stopwatch,
+    Allow, Error, Manifests, Snapshot, Timings, WorkDocument, WrittenDocument, clock, guard, kept, manifests::Parser,
+    spared, timings::Stopwatch,
 };
 
 #[derive(Clone, Debug)]
@@ -27,8 +26,6 @@ pub struct EngineOptions {
     /// What `--node` names.
     pub node: Arc<str>,
     pub boot_id: String,
-    /// Where established sessions are read from: `/proc`.
-    pub proc: PathBuf,
     pub ignore_foreign: bool,
 }
 
@@ -102,7 +99,6 @@ pub struct Engine<D, S> {
     devices: Vec<InterfaceFacts>,
     /// No program can still run on the standby side.
     graced: bool,
-    sessions: Sessions,
     /// Contents of which the store was given what they were parsed into.
     cached: HashSet<[u8; 32]>,
     /// Documents so far.
@@ -123,7 +119,6 @@ struct Memory {
 impl<D: Datapath, S: Store> Engine<D, S> {
     pub fn new(datapath: D, store: S, options: EngineOptions) -> Self {
         let parser = Parser::new(Options { ignore_foreign: options.ignore_foreign });
-        let sessions = Sessions::new(options.proc.clone());
         Self {
             datapath,
             store,
@@ -133,7 +128,6 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             live: None,
             devices: Vec::new(),
             graced: false,
-            sessions,
             cached: HashSet::new(),
             parsed: 0,
             warmed: None,
@@ -150,11 +144,6 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     pub fn datapath(&mut self) -> &mut D {
         &mut self.datapath
-    }
-
-    /// A change is on its way: what takes time and can be known before it arrives is begun.
-    pub fn foresee(&mut self) {
-        self.sessions.foresee();
     }
 
     /// Makes ready for the next change, in a moment when nobody waits. Whether that was much.
@@ -252,7 +241,6 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let desired = match same {
             Some(applied) => applied.clone(),
             None => {
-                self.sessions.foresee();
                 let (compiled, effort) = match &memory.applied {
                     Some(applied) => weir_compile::compile_after(&applied.compiled, &input, &mut numbering),
                     None => weir_compile::compile(&input, &mut numbering)
@@ -545,7 +533,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let Some(applied) = &planned.applied else { return Ok(()) };
         if !allow.lockout && !planned.plan.active.is_empty() {
             let refusal = guard::lockout(
-                self.sessions.get(),
+                &self.datapath.sessions(),
                 |session| passes(applied, session),
                 |session| passes(&planned.desired, session),
             );

@@ -2,10 +2,8 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
-use weir_plan::{Action, ObjectRef};
+use weir_plan::{Action, ObjectRef, Session};
 use weir_schema::Inventory;
-
-use crate::Session;
 
 /// What the caller means, however it looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

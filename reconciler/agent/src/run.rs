@@ -96,7 +96,6 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     loop {
         tokio::select! {
             () = &mut stop => break,
-            () = watch.stirred() => handle.call(|agent| agent.engine().foresee()).await?,
             outcome = watch.changed() => {
                 handle.call(move |agent| agent.deliver(outcome)).await?;
                 fleet.iter().for_each(Fleet::look);

@@ -97,12 +97,7 @@ impl World {
             heals: true,
             fleet: weir_agent::FleetOptions::default(),
         };
-        let engine_options = EngineOptions {
-            node: "n1".into(),
-            boot_id: "boot".to_owned(),
-            proc: self.dir.path().to_owned(),
-            ignore_foreign: false,
-        };
+        let engine_options = EngineOptions { node: "n1".into(), boot_id: "boot".to_owned(), ignore_foreign: false };
         let (datapath, store) = (self.datapath.clone(), self.store.clone());
         let (stop, stopped) = oneshot::channel();
         let open = move || Ok(Engine::new(datapath, store, engine_options));

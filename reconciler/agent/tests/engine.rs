@@ -1,6 +1,6 @@
 //! The engine against a kernel and a disk in memory.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-use std::{fmt::Write, sync::Arc};
+use std::sync::Arc;
 
 use weir_abi::{Generation, PolicyEntry, Side};
 use weir_agent::{Allow, Applied, Engine, EngineOptions, Error, Look, Manifests, Planned};
@@ -16,7 +16,6 @@ struct World {
     datapath: FakeDatapath,
     store: FakeStore,
     faults: Faults,
-    proc: tempfile::TempDir,
 }
 
 impl World {
@@ -37,17 +36,12 @@ impl World {
         };
         let datapath = FakeDatapath::new(facts, faults.clone());
         datapath.kernel(|kernel| kernel.netns.insert("db".to_owned()));
-        Self { datapath, store: FakeStore::new(faults.clone()), faults, proc: tempfile::tempdir().unwrap() }
+        Self { datapath, store: FakeStore::new(faults.clone()), faults }
     }
 
     /// A new process: everything that was only in memory is gone.
     fn engine(&self) -> TestEngine {
-        let options = EngineOptions {
-            node: "n1".into(),
-            boot_id: "boot".to_owned(),
-            proc: self.proc.path().to_owned(),
-            ignore_foreign: false,
-        };
+        let options = EngineOptions { node: "n1".into(), boot_id: "boot".to_owned(), ignore_foreign: false };
         Engine::new(self.datapath.clone(), self.store.clone(), options)
     }
 
@@ -505,15 +499,9 @@ fn mass_deletion_must_be_meant() {
 #[test]
 fn a_session_to_the_host_is_not_cut_unless_that_is_meant() {
     let world = World::new();
-    let net = world.proc.path().join("net");
-    std::fs::create_dir(&net).unwrap();
-    let mut tcp = String::from("  sl  local_address rem_address   st\n");
-    // 198.51.100.7:50000 -> 192.0.2.1:22, and somebody from 10.9.9.9.
-    writeln!(tcp, "   0: 00000000:0016 00000000:0000 0A").unwrap();
-    writeln!(tcp, "   1: 010200C0:0016 076433C6:C350 01").unwrap();
-    writeln!(tcp, "   2: 010200C0:0016 0909090A:C351 01").unwrap();
-    std::fs::write(net.join("tcp"), tcp).unwrap();
-
+    let session =
+        |remote: &str| weir_plan::Session { local: "192.0.2.1:22".parse().unwrap(), remote: remote.parse().unwrap() };
+    world.datapath.kernel(|kernel| kernel.sessions = vec![session("10.9.9.9:50001"), session("198.51.100.7:50000")]);
     let mut engine = world.engine();
     let open = manifests(&[("node.yaml", NODE), ("filter.yaml", &filter(&["203.0.113.0/24"]))]);
     applied(&mut engine, &open);

@@ -1,10 +1,5 @@
 //! What a verb needs: the manifests, the agent where one runs, the engine where none does.
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use weir_agent::{Client, Engine, EngineOptions, Error, Manifests};
@@ -78,8 +73,7 @@ pub fn open(global: &Global, node: Arc<str>, ignore_foreign: bool) -> Result<Eng
     let store = open_store(&global.state_dir)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(|cause| Error::Failed { what: "read the boot id".to_owned(), cause: cause.to_string() })?;
-    let options =
-        EngineOptions { node, boot_id: boot_id.trim().to_owned(), proc: PathBuf::from("/proc"), ignore_foreign };
+    let options = EngineOptions { node, boot_id: boot_id.trim().to_owned(), ignore_foreign };
     Ok(Engine::new(kernel, store, options))
 }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use weir_abi::{Generation, Side};
 
-use crate::{Capacity, InterfaceName, NodeFacts, Tables, TablesDelta, Wiring, WiringDelta};
+use crate::{Capacity, InterfaceName, NodeFacts, Session, Tables, TablesDelta, Wiring, WiringDelta};
 
 /// The kernel's side of the door.
 ///
@@ -13,6 +13,9 @@ use crate::{Capacity, InterfaceName, NodeFacts, Tables, TablesDelta, Wiring, Wir
 pub trait Datapath {
     /// Interfaces, addresses and the named network namespaces, now.
     fn facts(&mut self, netns: &[String]) -> Result<NodeFacts, DatapathError>;
+
+    /// Established TCP sessions of others to ports that this host listens on.
+    fn sessions(&mut self) -> Vec<Session>;
 
     /// The whole live state, or `None` when the kernel holds nothing of ours (a cold start). A device that is not up
     /// is left out: an apply that was interrupted before `tear` is then finished by the next one.

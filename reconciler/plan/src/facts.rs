@@ -1,4 +1,7 @@
-use std::net::IpAddr;
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::InterfaceName;
 
@@ -30,4 +33,17 @@ pub struct InterfaceFacts {
 pub struct NetnsFacts {
     pub netns: String,
     pub exists: bool,
+}
+
+/// An established TCP session to a port that this host listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Session {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.remote, self.local)
+    }
 }

@@ -12,7 +12,7 @@ use weir_abi::Generation;
 
 use crate::{
     Capacity, Commit, Datapath, DatapathError, Delta, InterfaceName, Journal, NetnsFacts, NodeFacts, Numbering,
-    Observed, Store, StoreError, Suspension, Tables, TablesDelta, Wiring, WiringDelta,
+    Observed, Session, Store, StoreError, Suspension, Tables, TablesDelta, Wiring, WiringDelta,
 };
 
 /// How far a call gets that is told to fail.
@@ -79,6 +79,7 @@ pub struct FakeKernel {
     pub facts: NodeFacts,
     /// The network namespaces that exist.
     pub netns: BTreeSet<String>,
+    pub sessions: Vec<Session>,
     pub flips: u64,
     /// Entries that `stage` wrote.
     pub written: u64,
@@ -170,6 +171,10 @@ impl Datapath for FakeDatapath {
             let exists = |name: &String| NetnsFacts { netns: name.clone(), exists: kernel.netns.contains(name) };
             Ok(NodeFacts { netns: netns.iter().map(exists).collect(), ..kernel.facts.clone() })
         })
+    }
+
+    fn sessions(&mut self) -> Vec<Session> {
+        self.kernel(|kernel| kernel.sessions.clone())
     }
 
     fn observe(&mut self) -> Result<Option<Observed>, DatapathError> {

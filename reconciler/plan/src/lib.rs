@@ -22,7 +22,7 @@ mod tables;
 mod wiring;
 
 pub use datapath::{Datapath, DatapathError, Observed};
-pub use facts::{InterfaceFacts, NetnsFacts, NodeFacts};
+pub use facts::{InterfaceFacts, NetnsFacts, NodeFacts, Session};
 pub use numbering::{Numbering, OutOfNumbers, Space};
 pub use object::{ObjectRef, Owner, Pending, Provenance, RuleRef};
 pub use plan::{Action, ObjectChange, Plan, Summary, Target};

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::{Revision, SourceError, hints::Waker};
 
@@ -21,7 +21,6 @@ pub type Outcome = Result<Arc<Revision>, Arc<SourceError>>;
 #[derive(Debug)]
 pub struct Watch {
     outcomes: watch::Receiver<Option<Outcome>>,
-    stirred: Arc<Notify>,
     reins: Arc<dyn Reins>,
 }
 
@@ -33,8 +32,8 @@ pub(crate) trait Reins: fmt::Debug + Send + Sync {
 }
 
 impl Watch {
-    pub(crate) fn new((outcomes, stirred): Listening, reins: Arc<dyn Reins>) -> Self {
-        Self { outcomes, stirred, reins }
+    pub(crate) fn new(outcomes: Listening, reins: Arc<dyn Reins>) -> Self {
+        Self { outcomes, reins }
     }
 
     /// Starts the thread that follows, by what `prepare` makes of the two ends that it holds.
@@ -60,12 +59,6 @@ impl Watch {
                 return outcome;
             }
         }
-    }
-
-    /// Something moves: an outcome may follow. Safe to cancel.
-    pub fn stirred(&self) -> impl Future<Output = ()> + use<> {
-        let stirred = self.stirred.clone();
-        async move { stirred.notified().await }
     }
 
     /// The latest outcome, `None` before the first.
@@ -122,25 +115,18 @@ impl Reins for Asked {
 }
 
 /// What a [`Watch`] listens to.
-pub(crate) type Listening = (watch::Receiver<Option<Outcome>>, Arc<Notify>);
+pub(crate) type Listening = watch::Receiver<Option<Outcome>>;
 
 /// The telling end.
 #[derive(Debug)]
 pub(crate) struct News {
     outcomes: watch::Sender<Option<Outcome>>,
-    stirred: Arc<Notify>,
 }
 
 impl News {
     pub fn channel() -> (Self, Listening) {
         let (outcomes, receiver) = watch::channel(None);
-        let stirred = Arc::new(Notify::new());
-        (Self { outcomes, stirred: stirred.clone() }, (receiver, stirred))
-    }
-
-    /// An outcome may follow soon.
-    pub fn stir(&self) {
-        self.stirred.notify_one();
+        (Self { outcomes }, receiver)
     }
 
     /// An outcome that says the same as the one before is not news.

@@ -66,9 +66,7 @@ impl Follower {
             let in_error = outcome.is_err();
             self.news.publish(outcome);
             let wait = if in_error || !watched { self.options.retry } else { self.options.resync };
-            if self.hints.wait(wait) == Hint::Look {
-                self.news.stir();
-            }
+            self.hints.wait(wait);
         }
     }
 

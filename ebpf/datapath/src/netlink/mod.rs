@@ -8,6 +8,7 @@ mod link;
 mod netns;
 mod place;
 mod socket;
+mod sockets;
 
 pub use clsact::{Filter, Half};
 pub use error::NetlinkError;
@@ -15,3 +16,4 @@ pub use link::Link;
 pub use netns::{Netns, exists as netns_exists};
 pub use place::Scope;
 pub use socket::Netlink;
+pub use sockets::{SocketState, sockets};
