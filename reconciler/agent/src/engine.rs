@@ -206,16 +206,19 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let (mut inventory, documents) = parsed.map_err(Error::Manifests)?;
         // What was found and was no good is kept anew.
         let found = found.into_inner();
-        let good = self.parser.parsed().iter().filter(|file| file.counts().parsed == 0).map(|file| file.hash().0);
-        self.cached.extend(good.filter(|hash| found.contains(hash)));
+        if !found.is_empty() {
+            let good = self.parser.parsed().iter().filter(|file| file.counts().parsed == 0).map(|file| file.hash().0);
+            self.cached.extend(good.filter(|hash| found.contains(hash)));
+        }
         self.parsed += documents as u64;
         let mut work = WorkDocument { documents, ..WorkDocument::default() };
         timings.parse_us = watch.lap();
 
         let node = self.options.node.clone();
         let mut memory = self.remember()?;
-        let has_former = memory.head.as_ref().is_some_and(|head| !manifests.is(&head.files));
-        if memory.applied.is_none() && has_former {
+        let has_former =
+            memory.applied.is_none() && memory.head.as_ref().is_some_and(|head| !manifests.is(&head.files));
+        if has_former {
             // It may hold what is not in these manifests and has to stay.
             memory = self.remember_head(&memory)?;
             timings.compile_us = watch.lap();

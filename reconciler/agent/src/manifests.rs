@@ -196,8 +196,10 @@ fn parse_all(files: &[(&File, Option<Vec<u8>>)], options: &Options, last: &Inven
         let former = last.file(&file.path).map(|former| &**former);
         Arc::new(weir_schema::parse_file_after(file, options, former))
     };
-    let threads = thread::available_parallelism().map_or(1, Into::into).min(files.len());
-    if threads < 2 || files.iter().map(|(file, _)| file.bytes.len()).sum::<usize>() < WORTH_A_THREAD {
+    let worth = files.iter().map(|(file, _)| file.bytes.len()).sum::<usize>() >= WORTH_A_THREAD;
+    // Asked only then, because the answer takes several files to be read.
+    let threads = if worth { thread::available_parallelism().map_or(1, Into::into).min(files.len()) } else { 1 };
+    if threads < 2 {
         return files.iter().map(parse).collect();
     }
     let next = AtomicUsize::new(0);
