@@ -23,7 +23,7 @@ pub struct Change<K, V> {
 }
 
 /// Entries of a chunk that was just made; one that grows to twice as many is split.
-const CHUNK: usize = 768;
+const CHUNK: usize = 2048;
 
 impl<K: Ord + Clone, V: Clone + PartialEq> Table<K, V> {
     pub fn new() -> Self {
