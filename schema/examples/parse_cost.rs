@@ -113,7 +113,7 @@ fn main() {
         );
         drop((encoded, decoded));
         let start = Instant::now();
-        let (set, changes) = Inventory::default().update(&parsed, &files).unwrap();
+        let (set, changes) = Inventory::default().update(&parsed.clone().into(), &files).unwrap();
         let assemble = start.elapsed();
         let start = Instant::now();
         assert_eq!(changes.added().count(), set.len());
@@ -125,7 +125,7 @@ fn main() {
         files_after[0] = file(&files[0].path, &text.replacen(&address(77), "10.255.0.1", 1));
         let edit = time(|| {
             parsed[0] = Arc::new(parse_file_after(&files_after[0], &options, set.file(&files[0].path).map(|f| &**f)));
-            let (next, changes) = set.update(&parsed, &files_after).unwrap();
+            let (next, changes) = set.update(&parsed.clone().into(), &files_after).unwrap();
             assert_eq!((changes.replaced().len(), next.len()), (1, set.len()));
         });
         let start = Instant::now();

@@ -22,7 +22,7 @@ pub struct Inventory(pub(crate) Arc<Parts>);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Parts {
     /// Sorted by path.
-    pub files: Vec<Arc<ParsedFile>>,
+    pub files: Arc<[Arc<ParsedFile>]>,
     pub kinds: BTreeMap<KindName, Chunks<Stored>>,
     pub claims: Claims,
     /// Filters as they stand in their files, without the lists of other files that they name.
@@ -129,12 +129,12 @@ impl Inventory {
 
 /// Splits, parses, defaults and checks. Every error of every file, sorted.
 pub fn parse(files: &[File], options: &Options) -> Result<Inventory, Diagnostics> {
-    let parsed: Vec<_> = files.iter().map(|file| Arc::new(parse_file(file, options))).collect();
+    let parsed = files.iter().map(|file| Arc::new(parse_file(file, options))).collect();
     assemble(&parsed, files)
 }
 
 /// Puts parsed files together: [`Inventory::update`] of nothing.
-pub fn assemble(parsed: &[Arc<ParsedFile>], files: &[File]) -> Result<Inventory, Diagnostics> {
+pub fn assemble(parsed: &Arc<[Arc<ParsedFile>]>, files: &[File]) -> Result<Inventory, Diagnostics> {
     Inventory::default().update(parsed, files).map(|(inventory, _)| inventory)
 }
 

@@ -34,8 +34,8 @@ impl Inventory {
     /// The set of these files, and what it changes. `self` stays what it is.
     ///
     /// `parsed[n]` is what [`crate::parse_file`] gave for `files[n]`, sorted by path, no path twice. Files that are the
-    /// very same `Arc` as in this set cost nothing but being compared.
-    pub fn update(&self, parsed: &[Arc<ParsedFile>], files: &[File]) -> Result<(Inventory, Changes), Diagnostics> {
+    /// very same `Arc` as in this set cost nothing but being compared; the list is kept as it is.
+    pub fn update(&self, parsed: &Arc<[Arc<ParsedFile>]>, files: &[File]) -> Result<(Inventory, Changes), Diagnostics> {
         let mut edit = Edit::between(&self.0.files, parsed);
         let mut errors = SetErrors::new(files);
         errors.found.append(&mut edit.errors);
@@ -43,7 +43,7 @@ impl Inventory {
 
         let (kinds, twice) = self.edit_kinds(&edit);
         let (claims, contested) = self.edit_claims(&edit);
-        let mut parts = Parts { files: parsed.to_vec(), kinds, claims, unresolved, ..Parts::default() };
+        let mut parts = Parts { files: Arc::clone(parsed), kinds, claims, unresolved, ..Parts::default() };
         if twice || contested || edit.touches(&["Node", "NodeConfig"]) && parts.node_configs_conflict(files) {
             // May find nothing: two claims can have one hash.
             check_whole(parsed, files)?;

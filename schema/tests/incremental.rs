@@ -206,7 +206,7 @@ proptest! {
             let at_once: Vec<_> = files.iter().map(|file| Arc::new(parse_file(file, &options))).collect();
             let expected = check_whole(&at_once, &files);
             let former: Vec<_> = set.objects().collect();
-            match set.update(&parse_after(&set, &files, &options), &files) {
+            match set.update(&parse_after(&set, &files, &options).into(), &files) {
                 Ok((next, changes)) => {
                     let (objects, warnings) = expected.map_err(|errors| TestCaseError::fail(errors.to_string()))?;
                     prop_assert_eq!(next.len(), objects.len());
@@ -251,7 +251,7 @@ fn one_document_of_many_is_parsed() {
     let before = file("a.yaml", text.as_bytes());
     let former = parse_file(&before, &options);
     assert_eq!((former.counts().documents, former.counts().parsed), (512, 512));
-    let set = Inventory::default().update(&[Arc::new(former)], std::slice::from_ref(&before)).unwrap().0;
+    let set = Inventory::default().update(&vec![Arc::new(former)].into(), std::slice::from_ref(&before)).unwrap().0;
 
     for (edited, parsed, replaced) in [
         (text.replace("ns77}", "other}"), 1, 1),
@@ -263,7 +263,7 @@ fn one_document_of_many_is_parsed() {
         let again = Arc::new(parse_file_after(&after[0], &options, former));
         assert!(again.counts().parsed <= parsed, "{:?}", again.counts());
         assert_eq!(again.counts().documents, 512);
-        let (next, changes) = set.update(&[again], &after).unwrap();
+        let (next, changes) = set.update(&vec![again].into(), &after).unwrap();
         assert_eq!(changes.replaced().len(), replaced);
         let at_once = check_whole(&[Arc::new(parse_file(&after[0], &options))], &after).unwrap().0;
         assert!(next.objects().eq(at_once));
@@ -277,9 +277,9 @@ fn a_moved_object_is_not_a_changed_one() {
     let parsed = |files: &[File], set: &Inventory| parse_after(set, files, &options);
     let before = [file("a.yaml", format!("{}---\n{}", node("a"), endpoint(1)).as_bytes()), file("b.yaml", b"")];
     let set = Inventory::default();
-    let set = set.update(&parsed(&before, &set), &before).unwrap().0;
+    let set = set.update(&parsed(&before, &set).into(), &before).unwrap().0;
     let after = [file("a.yaml", b""), file("b.yaml", format!("# x\n{}---\n{}", node("a"), endpoint(1)).as_bytes())];
-    let (next, changes) = set.update(&parsed(&after, &set), &after).unwrap();
+    let (next, changes) = set.update(&parsed(&after, &set).into(), &after).unwrap();
     assert!(changes.is_empty());
     assert_eq!(changes.moved(), 2);
     let places: Vec<_> = next.objects().map(|object| (object.origin.path.to_string(), object.origin.line)).collect();

@@ -208,9 +208,9 @@ fn unchanged_files_keep_their_objects() {
     let after = [before[0].clone(), file("b.yaml", node("c").as_bytes())];
     let options = Options::default();
     let mut parsed: Vec<_> = before.iter().map(|file| Arc::new(parse_file(file, &options))).collect();
-    let first = assemble(&parsed, &before).unwrap();
+    let first = assemble(&parsed.clone().into(), &before).unwrap();
     parsed[1] = Arc::new(parse_file(&after[1], &options));
-    let second = assemble(&parsed, &after).unwrap();
+    let second = assemble(&parsed.into(), &after).unwrap();
     let same = |set: &Inventory| set.objects().find(|object| &*object.key.name == "a").unwrap();
     assert!(Arc::ptr_eq(&same(&first), &same(&second)));
     assert_eq!(second.objects().map(|object| object.key.name.to_string()).collect::<Vec<_>>(), ["a", "c"]);

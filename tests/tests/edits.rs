@@ -46,7 +46,7 @@ impl Files {
             files.push(known.0.clone());
             parsed.push(known.1.clone());
         }
-        assemble(&parsed, &files).ok()
+        assemble(&parsed.into(), &files).ok()
     }
 }
 

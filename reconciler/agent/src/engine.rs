@@ -148,6 +148,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     /// Makes ready for the next change, in a moment when nobody waits. Whether that was much.
     pub fn warm(&mut self) -> bool {
+        self.parser.tidy();
         let Some(snapshot) = self.snapshot() else { return false };
         if self.warmed.as_ref().is_some_and(|warmed| warmed.as_ptr() == Arc::as_ptr(&snapshot)) {
             return false;

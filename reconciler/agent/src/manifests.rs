@@ -102,13 +102,15 @@ pub(crate) struct Parser {
     /// The files of the last two sets, good or not: somebody's diff of other files in between must not make the next
     /// look at these parse everything.
     lately: [Parsed; 2],
+    /// What was to be let go, and takes its time to go.
+    waste: Vec<Parsed>,
 }
 
 /// What files were parsed into, one for one, sorted by path.
 #[derive(Debug, Default)]
 struct Parsed {
     files: Arc<[File]>,
-    parsed: Vec<Arc<ParsedFile>>,
+    parsed: Arc<[Arc<ParsedFile>]>,
 }
 
 impl Parsed {
@@ -152,7 +154,7 @@ impl Parser {
         let unknown: Vec<(&File, Option<Vec<u8>>)> = unknown.into_iter().map(|file| (file, cached(file))).collect();
         let mut new = parse_all(&unknown, &self.options, &self.last).into_iter();
         let mut documents = 0;
-        let parsed: Vec<Arc<ParsedFile>> = known
+        let parsed: Arc<[Arc<ParsedFile>]> = known
             .into_iter()
             .filter_map(|known| {
                 known.or_else(|| {
@@ -163,7 +165,8 @@ impl Parser {
             })
             .collect();
         self.lately.swap(0, 1);
-        self.lately[0] = Parsed { files: Arc::clone(&manifests.files), parsed };
+        let parsed = Parsed { files: Arc::clone(&manifests.files), parsed };
+        self.waste.push(std::mem::replace(&mut self.lately[0], parsed));
         self.last = self.last.update(&self.lately[0].parsed, &manifests.files)?.0;
         Ok((self.last.clone(), documents))
     }
@@ -178,6 +181,11 @@ impl Parser {
 }
 
 impl Parser {
+    /// Lets go of what is no longer needed, in a moment when nobody waits.
+    pub fn tidy(&mut self) {
+        self.waste.clear();
+    }
+
     /// What the last set's files were parsed into, for [`Self::parse`] to be spared it.
     pub fn parsed(&self) -> &[Arc<ParsedFile>] {
         &self.lately[0].parsed
