@@ -111,20 +111,38 @@ impl<T: Sorted + Clone> Chunks<T> {
             let target = at + self.chunks[at + 1..].partition_point(|chunk| chunk[0].order(next).is_le());
             edited.chunks.extend(self.chunks[at..target].iter().cloned());
             let end = self.chunks.get(target + 1).map(|chunk| &chunk[0]);
-            let mut merged = Vec::with_capacity(self.chunks[target].len() + 1);
-            for element in self.chunks[target].iter() {
-                while let Some(new) = added.next_if(|new| new.order(element).is_lt()) {
+            let here = |one: &&T| end.is_none_or(|end| one.order(end).is_lt());
+            let mut rest = &self.chunks[target][..];
+            let mut merged = Vec::with_capacity(rest.len() + 1);
+            loop {
+                let (gone, new) = (removed.peek().copied().filter(here), added.peek().filter(here));
+                let goes = match (gone, new) {
+                    (None, None) => break,
+                    (Some(gone), Some(new)) => gone.order(new).is_le(),
+                    (gone, _) => gone.is_some(),
+                };
+                // Looked for, and not come by: a look at an element is a cache miss.
+                let stays = rest.partition_point(|element| {
+                    if goes {
+                        gone.is_some_and(|gone| element.order(gone).is_lt())
+                    } else {
+                        new.is_some_and(|new| element.order(new).is_lt())
+                    }
+                });
+                edited.extend(&mut merged, &rest[..stays]);
+                rest = &rest[stays..];
+                if goes {
+                    let is_there =
+                        rest.first().zip(removed.next()).is_some_and(|(element, gone)| element.order(gone).is_eq());
+                    rest = &rest[usize::from(is_there)..];
+                } else if let Some(new) = added.next() {
+                    let is_there = rest.first().is_some_and(|element| element.order(&new).is_eq());
+                    edited.extend(&mut merged, &rest[..usize::from(is_there)]);
+                    rest = &rest[usize::from(is_there)..];
                     edited.push(&mut merged, new);
                 }
-                while removed.next_if(|gone| gone.order(element).is_lt()).is_some() {}
-                if removed.next_if(|gone| gone.order(element).is_eq()).is_none() {
-                    edited.push(&mut merged, element.clone());
-                }
             }
-            while let Some(new) = added.next_if(|new| end.is_none_or(|end| new.order(end).is_lt())) {
-                edited.push(&mut merged, new);
-            }
-            while removed.next_if(|gone| end.is_none_or(|end| gone.order(end).is_lt())).is_some() {}
+            edited.extend(&mut merged, rest);
             edited.finish(merged);
             at = target + 1;
         }
@@ -175,6 +193,13 @@ impl<T: Sorted + Clone> Edited<T> {
         } else {
             merged.push(element);
         }
+    }
+
+    /// Adds elements of one chunk.
+    fn extend(&mut self, merged: &mut Vec<T>, elements: &[T]) {
+        let Some((first, others)) = elements.split_first() else { return };
+        self.push(merged, first.clone());
+        merged.extend_from_slice(others);
     }
 
     /// Adds what became of a chunk.
