@@ -94,6 +94,10 @@ impl Sorted for Stored {
     fn order(&self, other: &Self) -> Ordering {
         self.name().cmp(&other.name())
     }
+
+    fn is_one(&self, other: &Self) -> bool {
+        self.is(other)
+    }
 }
 
 /// Number of the file, then the fields: namespace and name first.
