@@ -339,7 +339,7 @@ fn changes(
     Ok(())
 }
 
-fn epoch(kernel: &mut Kernel) -> Result<u64, BenchError> {
+pub(crate) fn epoch(kernel: &mut Kernel) -> Result<u64, BenchError> {
     let generation = kernel.generation().doing("reading the generation word")?;
     generation.map(|generation| generation.epoch).ok_or(BenchError::Wrong { what: "there are no tables".to_owned() })
 }
