@@ -62,16 +62,18 @@ pub struct Revision {
 }
 
 impl Revision {
-    pub fn new(mut files: Vec<SourceFile>) -> Self {
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-        files.dedup_by(|a, b| a.path == b.path);
-        let id = hexadecimal(&digest(files.iter().map(|file| (&*file.path, &file.hash)))[..8]);
-        Self { id, authorship: None, files }
+    pub fn new(files: Vec<SourceFile>) -> Self {
+        let mut revision = Self::named("", None, files);
+        let files = revision.files.iter().map(|file| (&*file.path, &file.hash));
+        revision.id = hexadecimal(&digest(files)[..8]);
+        revision
     }
 
     /// Under the name that the source gives it.
-    pub fn named(id: impl Into<String>, authorship: Option<Authorship>, files: Vec<SourceFile>) -> Self {
-        Self { id: id.into(), authorship, ..Self::new(files) }
+    pub fn named(id: impl Into<String>, authorship: Option<Authorship>, mut files: Vec<SourceFile>) -> Self {
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        files.dedup_by(|a, b| a.path == b.path);
+        Self { id: id.into(), authorship, files }
     }
 
     /// Makes equal paths the very same, so that whoever compares two revisions need not look at their text.

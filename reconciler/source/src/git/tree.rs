@@ -1,6 +1,6 @@
 //! What a commit's tree holds below a directory: the same rules as for a directory of files, on git's own objects.
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsStr,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -20,7 +20,8 @@ use crate::{Effort, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, SourceError, Sou
 pub(crate) struct Known {
     trees: HashMap<ObjectId, Arc<[Entry]>>,
     links: HashMap<ObjectId, Arc<[u8]>>,
-    blobs: HashMap<ObjectId, (Arc<[u8]>, [u8; 32])>,
+    /// What the last look found, in its order.
+    files: Vec<(ObjectId, SourceFile)>,
 }
 
 #[derive(Debug)]
@@ -63,6 +64,44 @@ pub(crate) struct Files {
     pub effort: Effort,
 }
 
+/// What the last look found, for one that most likely finds the same in the same order.
+struct Former<'a> {
+    files: &'a [(ObjectId, SourceFile)],
+    /// Where the next is looked for.
+    at: usize,
+    /// By object; made for the first file that stands elsewhere.
+    moved: Option<HashMap<ObjectId, &'a SourceFile>>,
+}
+
+/// Bytes and their hash.
+type Content = (Arc<[u8]>, [u8; 32]);
+
+impl Former<'_> {
+    /// So many files that are new or gone side by side are come by.
+    const GAP: usize = 64;
+
+    fn recall(&mut self, path: &str, id: ObjectId) -> (Arc<str>, Option<Content>) {
+        let ahead = self.files.iter().skip(self.at).take(Self::GAP);
+        if let Some(gap) = ahead.map(|(_, file)| &*file.path).position(|former| former == path) {
+            let (former, file) = &self.files[self.at + gap];
+            self.at += gap + 1;
+            if *former == id {
+                return (file.path.clone(), Some((file.bytes.clone(), file.hash)));
+            }
+            // Content of another path is not looked for: that costs more than to read one file.
+            return (file.path.clone(), None);
+        }
+        (path.into(), self.moved(id))
+    }
+
+    /// Of the same content at another path.
+    fn moved(&mut self, id: ObjectId) -> Option<Content> {
+        let files = self.files;
+        let moved = self.moved.get_or_insert_with(|| files.iter().map(|(id, file)| (*id, file)).collect());
+        moved.get(&id).map(|file| (file.bytes.clone(), file.hash))
+    }
+}
+
 /// Where a directory really is: names and trees from the root on; the root has no name.
 #[derive(Clone)]
 struct Place(Vec<(Arc<[u8]>, ObjectId)>);
@@ -90,11 +129,17 @@ impl Look<'_> {
         let Listing { files: found, mut used, .. } = listing;
 
         let mut effort = Effort { examined: found.len(), ..Effort::default() };
-        let unknown: Vec<(ObjectId, &str)> = {
-            let mut seen = std::collections::HashSet::new();
-            let new = |(_, id): &&(String, ObjectId)| !self.known.blobs.contains_key(id) && seen.insert(*id);
-            found.iter().filter(new).map(|(path, id)| (*id, path.as_str())).collect()
-        };
+        let mut former = Former { files: &self.known.files, at: 0, moved: None };
+        let found: Vec<(ObjectId, Arc<str>, Option<Content>)> = found
+            .into_iter()
+            .map(|(path, id)| {
+                let (path, content) = former.recall(&path, id);
+                (id, path, content)
+            })
+            .collect();
+        let mut seen = HashSet::new();
+        let new = found.iter().filter(|(id, _, content)| content.is_none() && seen.insert(*id));
+        let unknown: Vec<(ObjectId, &str)> = new.map(|(id, path, _)| (*id, &**path)).collect();
         let ids: Vec<ObjectId> = unknown.iter().map(|(id, _)| *id).collect();
         let mut read = Vec::with_capacity(ids.len());
         let mut total = 0;
@@ -127,22 +172,19 @@ impl Look<'_> {
         })?;
         effort.read = read.len();
         effort.bytes_read = total;
-        for (id, file) in ids.into_iter().zip(read) {
-            self.known.blobs.insert(id, (file.bytes, file.hash));
-        }
-
-        let mut files = Vec::with_capacity(found.len());
+        let read: HashMap<ObjectId, SourceFile> = ids.into_iter().zip(read).collect();
         let mut total = 0;
-        for (path, id) in found {
-            // Each was known or has just been read.
-            let Some((bytes, hash)) = self.known.blobs.get(&id) else { continue };
+        for (id, path, content) in found {
+            // What was not known has just been read.
+            let content = content.or_else(|| read.get(&id).map(|file| (file.bytes.clone(), file.hash)));
+            let Some((bytes, hash)) = content else { continue };
             total += bytes.len() as u64;
-            used.blobs.insert(id, (bytes.clone(), *hash));
-            files.push(SourceFile { path: path.into(), bytes: bytes.clone(), hash: *hash });
+            used.files.push((id, SourceFile { path, bytes, hash }));
         }
         if total > MAX_TOTAL_BYTES {
             return Err(SourceError::TotalTooLarge { path: self.place(path), limit: MAX_TOTAL_BYTES });
         }
+        let files = used.files.iter().map(|(_, file)| file.clone()).collect();
         *self.known = used;
         Ok(Files { files, effort })
     }
