@@ -425,7 +425,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         let failure = Failure::from(error);
         // The same failure again is not news.
         if self.failure.as_ref() != Some(&failure) {
-            tracing::error!(event = "failed", code = failure.code, retry_in = ?wait, "{}", failure.message);
+            tracing::error!(event = "failed", code = failure.code, retry_in = ?wait, "{}", failure.line());
         }
         self.failure = Some(failure);
     }

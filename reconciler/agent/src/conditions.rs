@@ -66,7 +66,7 @@ type Verdict = (ConditionStatus, String, String);
 fn judge(node: &Knowledge<'_>) -> [Verdict; 7] {
     use ConditionStatus::{False, True, Unknown};
     let say = |status, reason: &str, message: &str| (status, reason.to_owned(), message.to_owned());
-    let of = |status, failure: &Failure| (status, camel_case(&failure.code), failure.message.clone());
+    let of = |status, failure: &Failure| (status, camel_case(&failure.code), failure.line());
     let starting = node.wanted.is_none() && node.source_failure.is_none();
     let stuck = node.failure.filter(|failure| needs_somebody(failure));
 
@@ -288,5 +288,26 @@ mod tests {
         assert_eq!(of("Ready").last_transition_time, "1970-01-01T00:00:02.000Z");
         assert_eq!(of("Ready").reason, "MassDelete");
         assert_eq!(of("Drifted").last_transition_time, "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn of_several_errors_the_first_is_told_with_its_place_in_one_line() {
+        let problem = |line| crate::Problem {
+            code: "missing-header".to_owned(),
+            object: None,
+            file: Some("a.yaml".to_owned()),
+            line: Some(line),
+            column: Some(1),
+            message: "`apiVersion` is missing".to_owned(),
+            help: None,
+        };
+        let mut failure = failure("invalid-manifests", Exit::INVALID);
+        failure.message = "the manifests are invalid:\nerror: and so on\n2 errors".to_owned();
+        assert_eq!(failure.line(), "the manifests are invalid:");
+        failure.errors = vec![problem(3), problem(9)];
+        let said = judge(&Knowledge { failure: Some(&failure), ..live() });
+        let told = "a.yaml:3: `apiVersion` is missing, and 1 more";
+        assert!(said.iter().filter(|(_, _, message)| message == told).count() >= 2, "{said:?}");
+        assert!(said.iter().all(|(_, _, message)| !message.contains('\n')));
     }
 }

@@ -83,6 +83,26 @@ pub struct Failure {
     pub errors: Vec<Problem>,
 }
 
+impl Failure {
+    /// In one line: the first of several things that are wrong, with its place.
+    pub fn line(&self) -> String {
+        let Some(first) = self.errors.first() else {
+            return self.message.lines().next().unwrap_or_default().to_owned();
+        };
+        let place = match (&first.file, first.line, &first.object) {
+            (Some(file), Some(line), _) => format!("{file}:{line}: "),
+            (Some(file), None, _) => format!("{file}: "),
+            (None, _, Some(object)) => format!("{object}: "),
+            (None, _, None) => String::new(),
+        };
+        let more = match self.errors.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        format!("{place}{}{more}", first.message)
+    }
+}
+
 /// One of several things that are wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

@@ -35,7 +35,7 @@ fn show(context: &Context, document: &SuspendDocument) -> Result<Exit, Error> {
                 let until = suspension.until_unix_ms.map_or("`weir resume`".to_owned(), time);
                 writeln!(out, "suspended until {until}: {}", suspension.reason)
             }
-            None => writeln!(out, "not suspended"),
+            None => writeln!(out, "not suspended: the source is followed"),
         })?;
     }
     Ok(Exit::DONE)
