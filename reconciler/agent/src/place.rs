@@ -52,7 +52,9 @@ impl Snapshot {
         };
         let rule = self.compiled.provenance.rule(rule)?;
         // Finding one of half a million lines costs tens of milliseconds, and a plan shows many entries.
-        if address.is_some() && self.manifests.files.iter().map(|file| file.bytes.len()).sum::<usize>() > LONG_LISTS {
+        let mut left = LONG_LISTS;
+        let mut takes = |bytes| Some(left = left.checked_sub(bytes)?);
+        if address.is_some() && !self.manifests.files.iter().all(|file| takes(file.bytes.len()).is_some()) {
             return None;
         }
         self.place_of_rule(rule, address)
