@@ -11,7 +11,7 @@ use crate::{
     attach::Attacher,
     error::{Result, failed, netlink},
     generation::Barrier,
-    live::{Finder, Live},
+    live::{Finder, Foreseen, Live},
     mapped::stores,
     maps::Map,
     netlink::{Netlink, Scope, netns_exists},
@@ -54,6 +54,8 @@ pub struct Kernel {
     /// `None` on a cold start.
     pub(crate) live: Option<Live>,
     pub(crate) programs: Option<Programs>,
+    /// Tables of a cold start that are being made.
+    pub(crate) foreseen: Foreseen,
     /// What will be `programs`.
     pub(crate) loading: Option<Loading>,
     /// The programs are this build's, and use the live tables.
@@ -80,6 +82,7 @@ impl Kernel {
             netlink: Netlink::open().map_err(netlink)?,
             live: None,
             programs: None,
+            foreseen: Foreseen::default(),
             loading: None,
             current: false,
             pinned: false,
@@ -248,6 +251,13 @@ impl Datapath for Kernel {
 
     fn generation(&mut self) -> Result<Option<Generation>> {
         Ok(self.live.as_ref().map(|live| live.word.get()))
+    }
+
+    fn foresee(&mut self, capacity: Option<&Capacity>) {
+        self.foreseen = match capacity {
+            Some(capacity) if self.live.is_none() => Foreseen::begin(capacity),
+            _ => Foreseen::default(),
+        };
     }
 
     fn prepare(&mut self, tables: &Tables, capacity: &Capacity) -> Result<()> {

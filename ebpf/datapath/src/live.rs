@@ -163,7 +163,7 @@ impl Live {
     }
 
     /// Makes what is missing. Whether anything was.
-    pub fn complete(&mut self, need: &Need) -> io::Result<bool> {
+    pub fn complete(&mut self, need: &Need, foreseen: Foreseen) -> io::Result<bool> {
         let mut made = false;
         let mut hash = |place: &mut Option<Sided>, name, entries| -> io::Result<()> {
             if place.is_none() {
@@ -188,13 +188,13 @@ impl Live {
         made |= fill(&mut self.events, || single("EVENTS", 0))?;
         made |= self.conntrack_tcp.is_none() || self.conntrack_other.is_none();
         if made {
-            self.connect(need)?;
+            self.connect(need, foreseen)?;
         }
         Ok(made)
     }
 
     /// Connecting new tables waits for RCU, and the kernel fills a million conntrack entries meanwhile.
-    fn connect(&mut self, need: &Need) -> io::Result<()> {
+    fn connect(&mut self, need: &Need, foreseen: Foreseen) -> io::Result<()> {
         let mut new = Vec::new();
         for sided in self.sided() {
             if !sided.is_connected()? {
@@ -203,11 +203,14 @@ impl Live {
         }
         let capacity = need.capacity;
         let (tcp, other) = thread::scope(|scope| {
-            let missing = |place: &Option<Map>, name, entries| {
-                place.is_none().then(|| scope.spawn(move || single(name, entries)))
+            let missing = |place: &Option<Map>, name, entries, early: Option<Early>| {
+                let make =
+                    move || early.and_then(|early| early.take(entries)).map_or_else(|| single(name, entries), Ok);
+                place.is_none().then(|| scope.spawn(make))
             };
-            let tcp = missing(&self.conntrack_tcp, "CONNTRACK_TCP", capacity.conntrack_tcp);
-            let other = missing(&self.conntrack_other, "CONNTRACK_OTHER", capacity.conntrack_other);
+            let Foreseen { tcp, other } = foreseen;
+            let tcp = missing(&self.conntrack_tcp, "CONNTRACK_TCP", capacity.conntrack_tcp, tcp);
+            let other = missing(&self.conntrack_other, "CONNTRACK_OTHER", capacity.conntrack_other, other);
             Sided::connect(&new)?;
             let made = |thread: Option<thread::ScopedJoinHandle<'_, io::Result<Map>>>| {
                 let ended = |_| Err(io::Error::other("the thread that made it ended early"));
@@ -283,6 +286,40 @@ impl Live {
             + self.ipcache.as_ref().map_or(0, MappedTable::pending_stores)
             + self.prefilter.as_ref().map_or(0, MappedTable::pending_stores)
             + self.classes.as_ref().map_or(0, MappedTable::pending_stores)
+    }
+}
+
+/// Conntrack's tables, begun before anybody asked for them: the kernel takes tens of milliseconds to fill a million
+/// entries. They have no pin, and go with their last descriptor.
+#[derive(Debug, Default)]
+pub struct Foreseen {
+    tcp: Option<Early>,
+    other: Option<Early>,
+}
+
+#[derive(Debug)]
+struct Early {
+    entries: u32,
+    making: thread::JoinHandle<io::Result<Map>>,
+}
+
+impl Foreseen {
+    pub fn begin(capacity: &Capacity) -> Self {
+        let begin = |name, entries| Some(Early { entries, making: thread::spawn(move || single(name, entries)) });
+        Self {
+            tcp: begin("CONNTRACK_TCP", capacity.conntrack_tcp),
+            other: begin("CONNTRACK_OTHER", capacity.conntrack_other),
+        }
+    }
+}
+
+impl Early {
+    /// `None` where it is of another size, or could not be made: whoever makes it then says why.
+    fn take(self, entries: u32) -> Option<Map> {
+        if self.entries != entries {
+            return None;
+        }
+        self.making.join().ok()?.ok()
     }
 }
 

@@ -55,9 +55,12 @@ impl Kernel {
                 return Err(DatapathError::NotPermitted { capability, cause: "not in effect".to_owned() });
             }
             self.live = Some(Live::cold().map_err(making)?);
+            // No program has seen these tables yet.
+            self.quiet = true;
             changed = true;
         }
-        changed |= self.live()?.complete(&need).map_err(making)?;
+        let foreseen = std::mem::take(&mut self.foreseen);
+        changed |= self.live()?.complete(&need, foreseen).map_err(making)?;
         self.grow_hashes(&need)?;
         let (grown, former) = self.grow_arrays(&need)?;
         if !former.is_empty() {

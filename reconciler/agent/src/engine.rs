@@ -6,6 +6,7 @@ use std::{
     cell::RefCell,
     collections::HashSet,
     sync::{Arc, Weak},
+    thread,
 };
 
 use weir_abi::Generation;
@@ -55,6 +56,8 @@ pub struct Planned {
     numbering: Numbering,
     /// Objects that are not what they were.
     objects: Vec<(ObjectRef, Action)>,
+    /// The tables are made already: see [`Engine::plan_to_apply`].
+    prepared: bool,
 }
 
 impl Planned {
@@ -182,14 +185,27 @@ impl<D: Datapath, S: Store> Engine<D, S> {
 
     /// What would have to be done for `manifests` to be live. Changes nothing.
     pub fn plan(&mut self, manifests: &Manifests, look: Look) -> Result<Planned, Error> {
-        let planned = self.try_plan(manifests, look);
+        self.plan_and(manifests, look, None)
+    }
+
+    /// As [`Self::plan`], of what will be applied at once if `allow` does: where the kernel holds nothing, its tables
+    /// are made and programs loaded while the plan is.
+    pub fn plan_to_apply(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<Planned, Error> {
+        self.plan_and(manifests, look, Some(allow))
+    }
+
+    fn plan_and(&mut self, manifests: &Manifests, look: Look, apply: Option<Allow>) -> Result<Planned, Error> {
+        let planned = self.try_plan(manifests, look, apply);
+        if planned.is_err() && apply.is_some() {
+            self.datapath.foresee(None);
+        }
         if matches!(planned, Err(Error::Datapath(_) | Error::Store(_))) {
             self.forget();
         }
         planned
     }
 
-    fn try_plan(&mut self, manifests: &Manifests, look: Look) -> Result<Planned, Error> {
+    fn try_plan(&mut self, manifests: &Manifests, look: Look, apply: Option<Allow>) -> Result<Planned, Error> {
         let mut timings = Timings::default();
         let mut watch = Stopwatch::start();
         // Only the first set of a process is large and known to the store.
@@ -226,6 +242,9 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         }
         let keeping = self.keep(manifests, &mut inventory, &memory, &mut work)?;
         let manifests = keeping.as_ref().unwrap_or(manifests);
+        if apply.is_some() && self.datapath.generation()?.is_none() {
+            self.datapath.foresee(Some(&weir_compile::capacity(&inventory, &node)));
+        }
         timings.parse_us += watch.lap();
 
         let netns = match &memory.applied {
@@ -299,7 +318,18 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             // Without a record of what was applied, live stands in for it.
             (Some(_), None) => Vec::new(),
         };
-        let mut plan = Plan::new(desired.target(), baseline.map(|applied| applied.target()), live.as_ref(), &told);
+        let decide = || Plan::new(desired.target(), baseline.map(|applied| applied.target()), live.as_ref(), &told);
+        let early = apply.filter(|_| live.is_none());
+        let mut plan = match early {
+            None => decide(),
+            Some(allow) => {
+                self.guard(&desired, applied.as_deref(), &objects, true, allow)?;
+                let (plan, took) = self.prepare_beside(&desired, sequence, unfinished, decide)?;
+                timings.prepare_us = watch.lap().saturating_sub(took);
+                timings.plan_us = took;
+                plan
+            }
+        };
         if let (true, Some(live), Some(applied), None) = (looks, &live, &applied, unfinished)
             && let Some(expected) = self.expected_standby(&memory, applied, live)?
         {
@@ -307,9 +337,50 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         }
         let spared = applied.as_ref().is_some_and(|applied| spared::is_all(&plan, applied));
         work.entries = plan.active.len();
-        timings.plan_us = watch.lap();
+        timings.plan_us += watch.lap();
         timings.live_us = watch.total();
-        Ok(Planned { desired, applied, live, plan, sequence, unfinished, spared, timings, work, numbering, objects })
+        let prepared = early.is_some();
+        Ok(Planned {
+            desired,
+            applied,
+            live,
+            plan,
+            sequence,
+            unfinished,
+            spared,
+            timings,
+            work,
+            numbering,
+            objects,
+            prepared,
+        })
+    }
+
+    /// Prepares a kernel that holds nothing while `decide` makes the plan; gives that, and how long it took.
+    fn prepare_beside(
+        &mut self,
+        desired: &Snapshot,
+        sequence: u64,
+        unfinished: Option<Phase>,
+        decide: impl FnOnce() -> Plan + Send,
+    ) -> Result<(Plan, u64), Error> {
+        thread::scope(|scope| {
+            let deciding = scope.spawn(move || {
+                let mut watch = Stopwatch::start();
+                (decide(), watch.lap())
+            });
+            let prepared = self.prepare(desired, sequence, unfinished);
+            let decided = deciding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            prepared.map(|_| decided)
+        })
+    }
+
+    /// Makes sure that the tables have room; from here on, an interruption is found in the journal.
+    fn prepare(&mut self, desired: &Snapshot, sequence: u64, unfinished: Option<Phase>) -> Result<Journal, Error> {
+        let journal = stage_journal(desired, sequence, unfinished);
+        self.store.note(&journal)?;
+        self.datapath.prepare(&desired.compiled.tables, &desired.compiled.capacity)?;
+        Ok(journal)
     }
 
     /// Adds to `inventory` what was applied and may not go; gives the manifests with it, if there is any.
@@ -503,7 +574,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             let written = WrittenDocument::default();
             return Ok(Applied { commit: None, flipped: false, desired, before, plan, timings, work, written });
         }
-        self.guard(&planned, allow)?;
+        self.guard_planned(&planned, allow)?;
         let nobody_wants_back = !planned.plan.drift.is_empty() || interrupted_at_flip(planned.unfinished);
         let applied = self.execute(planned, operation, restores);
         match &applied {
@@ -519,27 +590,38 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         applied
     }
 
-    fn guard(&mut self, planned: &Planned, allow: Allow) -> Result<(), Error> {
-        let desired = &planned.desired.inventory;
-        if let (false, Some(applied)) = (allow.mass_delete, &planned.applied) {
-            let refusal = guard::mass_delete(&planned.objects, &applied.inventory, desired);
+    fn guard_planned(&mut self, planned: &Planned, allow: Allow) -> Result<(), Error> {
+        let Planned { desired, applied, objects, plan, .. } = planned;
+        self.guard(desired, applied.as_deref(), objects, !plan.active.is_empty(), allow)
+    }
+
+    fn guard(
+        &mut self,
+        desired: &Snapshot,
+        applied: Option<&Snapshot>,
+        objects: &[(ObjectRef, Action)],
+        flips: bool,
+        allow: Allow,
+    ) -> Result<(), Error> {
+        if let (false, Some(applied)) = (allow.mass_delete, applied) {
+            let refusal = guard::mass_delete(objects, &applied.inventory, &desired.inventory);
             if let Some(refusal) = refusal {
                 return Err(Error::Guard(refusal));
             }
         }
-        if !allow.mass_delete && desired.is_empty() {
-            let source = match &*planned.desired.manifests.source {
+        if !allow.mass_delete && desired.inventory.is_empty() {
+            let source = match &*desired.manifests.source {
                 "" => "standard input",
                 source => source,
             };
             return Err(Error::Guard(guard::Refusal::NoObjects { source: source.to_owned() }));
         }
-        let Some(applied) = &planned.applied else { return Ok(()) };
-        if !allow.lockout && !planned.plan.active.is_empty() {
+        let Some(applied) = applied else { return Ok(()) };
+        if !allow.lockout && flips {
             let refusal = guard::lockout(
                 &self.datapath.sessions(),
                 |session| passes(applied, session),
-                |session| passes(&planned.desired, session),
+                |session| passes(desired, session),
             );
             if let Some(refusal) = refusal {
                 return Err(Error::Guard(refusal));
@@ -552,19 +634,13 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, work, mut numbering, .. } =
             planned;
         let mut watch = Stopwatch::start();
-        let mut journal = Journal {
-            sequence,
-            // Until it is recorded, what is live may not be what the head says: a second crash must not forget that.
-            phase: if interrupted_at_flip(unfinished) { Phase::Flip } else { Phase::Stage },
-            revision: desired.manifests.revision.to_string(),
-            pid: std::process::id(),
-        };
-        let compiled = &desired.compiled;
         let flips = !plan.active.is_empty();
 
-        self.store.note(&journal)?;
-        self.datapath.prepare(&compiled.tables, &compiled.capacity)?;
-        timings.prepare_us = watch.lap();
+        let mut journal = match planned.prepared {
+            true => stage_journal(&desired, sequence, unfinished),
+            false => self.prepare(&desired, sequence, unfinished)?,
+        };
+        timings.prepare_us += watch.lap();
         if let Err(error) = self.stage(&plan, live.is_some()) {
             let kept = applied.as_ref().map(|applied| &applied.compiled.wiring);
             if let Err(error) = self.datapath.tear(&undo(&plan.wiring, kept)) {
@@ -785,7 +861,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
     /// is not followed, and what was applied is kept as it is.
     pub fn rollback(&mut self, target: &Commit, planned: Planned, allow: Allow) -> Result<Applied, Error> {
         if !planned.is_settled() {
-            self.guard(&planned, allow)?;
+            self.guard_planned(&planned, allow)?;
         }
         let before = self.store.suspension()?;
         let reason = format!("rolled back to commit {}", target.sequence);
@@ -892,6 +968,16 @@ const HISTORY_FOR_STANDBY: usize = 64;
 /// Then the active side may hold what no commit tells of.
 const fn interrupted_at_flip(unfinished: Option<Phase>) -> bool {
     matches!(unfinished, Some(Phase::Flip | Phase::Record))
+}
+
+fn stage_journal(desired: &Snapshot, sequence: u64, unfinished: Option<Phase>) -> Journal {
+    Journal {
+        sequence,
+        // Until it is recorded, what is live may not be what the head says: a second crash must not forget that.
+        phase: if interrupted_at_flip(unfinished) { Phase::Flip } else { Phase::Stage },
+        revision: desired.manifests.revision.to_string(),
+        pid: std::process::id(),
+    }
 }
 
 /// What takes back the additions of `delta` that `kept` does not have as well.

@@ -50,7 +50,7 @@ impl<D: Inspect, S: Store> Engine<D, S> {
     /// Plans and applies.
     pub fn bring_live(&mut self, manifests: &Manifests, look: Look, allow: Allow) -> Result<Applied, Error> {
         let before = self.written();
-        let planned = self.plan(manifests, look)?;
+        let planned = self.plan_to_apply(manifests, look, allow)?;
         let plan = &planned.plan;
         let healing = plan.changes.is_empty() && plan.summary.drift > 0;
         let operation = if healing { Operation::Heal } else { Operation::Apply };

@@ -115,7 +115,7 @@ fn plan(engine: &mut TestEngine, manifests: &Manifests) -> Planned {
 }
 
 fn apply(engine: &mut TestEngine, manifests: &Manifests) -> Result<Applied, Error> {
-    let planned = engine.plan(manifests, Look::Known)?;
+    let planned = engine.plan_to_apply(manifests, Look::Known, Allow::default())?;
     engine.apply(planned, Allow::default(), Operation::Apply)
 }
 
@@ -185,6 +185,36 @@ fn only_what_differs_is_written() {
     let after = world.effort();
     assert_eq!((after.0 - before.0, after.1 - before.1, after.2 - before.2), (1, 3, 0));
     world.assert_contract();
+}
+
+#[test]
+fn a_cold_start_prepares_once_beside_its_plan() {
+    let world = World::new();
+    let mut engine = world.engine();
+    let planned = engine.plan_to_apply(&first(), Look::Kernel, Allow::default()).unwrap();
+    let plan = plan(&mut World::new().engine(), &first());
+    assert_eq!(planned.plan, plan.plan);
+    assert_eq!(world.effort(), (0, 0, 0, 0));
+    assert_eq!(world.store.disk(|disk| disk.journal.clone()).map(|journal| journal.phase), Some(Phase::Stage));
+    engine.apply(planned, Allow::default(), Operation::Apply).unwrap();
+    let calls = world.faults.calls();
+    assert_eq!(calls.iter().filter(|call| **call == "prepare").count(), 1, "{calls:?}");
+
+    world.faults.forget();
+    engine.plan_to_apply(&second(), Look::Known, Allow::default()).unwrap();
+    let calls = world.faults.calls();
+    assert!(!calls.contains(&"prepare"), "{calls:?}");
+    world.assert_contract();
+}
+
+#[test]
+fn a_first_apply_that_a_guard_refuses_leaves_the_kernel_empty() {
+    let world = World::new();
+    let mut engine = world.engine();
+    let refused = engine.plan_to_apply(&manifests(&[]), Look::Kernel, Allow::default());
+    assert!(matches!(refused, Err(Error::Guard(_))), "{refused:?}");
+    assert!(world.datapath.kernel(|kernel| kernel.live.is_none()));
+    assert!(world.store.disk(|disk| disk.journal.is_none()));
 }
 
 #[test]

@@ -303,9 +303,14 @@ pub(crate) fn tables(
     let sorted: Vec<(Source, &[IpNet])> =
         drops.into_iter().map(|(_, source, nets)| (source, nets)).chain(exceptions).collect();
 
+    // Lists are mostly sorted, and often lie beside each other: in the order of what they begin with, all may be.
+    let mut gathered: Vec<(&[IpNet], SourceId)> =
+        sorted.iter().enumerate().map(|(index, (_, nets))| (*nets, index as SourceId)).collect();
+    gathered.sort_by_key(|(nets, _)| nets.first());
     let mut prefixes = Prefixes::default();
-    for (index, (_, nets)) in sorted.iter().enumerate() {
-        prefixes.extend(nets, index as SourceId);
+    prefixes.v4.reserve(gathered.iter().map(|(nets, _)| nets.len()).sum());
+    for (nets, source) in gathered {
+        prefixes.extend(nets, source);
     }
     let sources: Vec<Source> = sorted.iter().map(|(source, _)| *source).collect();
     let mut sweep = Sweep::new(&columns, &sources);

@@ -142,6 +142,12 @@ fn netns_of(objects: impl Iterator<Item = Arc<Object>>, node: &str) -> Vec<Strin
     list
 }
 
+/// What the tables that traffic fills will hold, as far as that is known before anything is compiled: all but rules.
+pub fn capacity(inventory: &Inventory, node: &str) -> Capacity {
+    let shaping: Vec<_> = inventory.of_kind("weir", "NodeConfig").chain(inventory.of_kind("weir", "Node")).collect();
+    NodeSettings::new(&Objects::new(shaping.iter()), node).capacity(&Numbering::default())
+}
+
 /// Compiles. On an error `numbering` may hold numbers that nothing uses: keep the one from before.
 pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled, Vec<CompileError>> {
     let Input { node, facts, sequence, .. } = *input;

@@ -134,6 +134,14 @@ impl State {
     }
 }
 
+#[derive(Debug)]
+struct Known {
+    state: State,
+    class: u32,
+    /// The step that was taken last: siblings take the same again and again.
+    last_step: (SourceId, StateId),
+}
+
 struct Frame<P> {
     prefix: P,
     state: StateId,
@@ -146,9 +154,11 @@ pub(crate) struct Sweep<'a> {
     filters: &'a [Columns],
     /// Sorted so that, of prefixes that are equal, the one whose rule explains comes last.
     sources: &'a [Source],
-    states: Vec<(State, u32)>,
+    states: Vec<Known>,
     state_ids: HashMap<State, StateId>,
     steps: HashMap<(StateId, SourceId), StateId>,
+    /// Steps from the first state, where most prefixes begin, by source.
+    first_steps: Vec<Option<StateId>>,
     classes: Vec<PrefilterClass>,
     class_ids: HashMap<PrefilterClass, u32>,
 }
@@ -161,6 +171,7 @@ impl<'a> Sweep<'a> {
             states: Vec::new(),
             state_ids: HashMap::new(),
             steps: HashMap::new(),
+            first_steps: vec![None; sources.len()],
             classes: Vec::new(),
             class_ids: HashMap::new(),
         };
@@ -184,18 +195,30 @@ impl<'a> Sweep<'a> {
             self.classes.push(content);
         }
         let id = self.states.len() as StateId;
-        self.states.push((state.clone(), class));
+        self.states.push(Known { state: state.clone(), class, last_step: (SourceId::MAX, 0) });
         self.state_ids.insert(state, id);
         id
     }
 
     fn enter(&mut self, state: StateId, source: SourceId) -> StateId {
-        if let Some(next) = self.steps.get(&(state, source)) {
-            return *next;
+        let known = &self.states[state as usize];
+        if known.last_step.0 == source {
+            return known.last_step.1;
         }
-        let next = self.states[state as usize].0.enter(self.sources[source as usize]);
-        let next = self.intern(next);
-        self.steps.insert((state, source), next);
+        let made = match state {
+            0 => self.first_steps[source as usize],
+            _ => self.steps.get(&(state, source)).copied(),
+        };
+        let next = made.unwrap_or_else(|| {
+            let next = self.states[state as usize].state.enter(self.sources[source as usize]);
+            let next = self.intern(next);
+            match state {
+                0 => self.first_steps[source as usize] = Some(next),
+                _ => drop(self.steps.insert((state, source), next)),
+            }
+            next
+        });
+        self.states[state as usize].last_step = (source, next);
         next
     }
 
@@ -205,8 +228,6 @@ impl<'a> Sweep<'a> {
         prefixes.sort();
         let mut out = Vec::with_capacity(prefixes.len());
         let mut stack: Vec<Frame<P>> = Vec::new();
-        // Most prefixes of a list are siblings: the step is the same again and again.
-        let mut last = (0, u32::MAX, 0);
         let mut at = 0;
         while at < prefixes.len() {
             let prefix = prefixes[at].0;
@@ -215,14 +236,10 @@ impl<'a> Sweep<'a> {
             }
             let (mut state, cover_class) = stack.last().map_or((0, 0), |frame| (frame.state, frame.class));
             while at < prefixes.len() && prefixes[at].0 == prefix {
-                let source = prefixes[at].1;
-                if (last.0, last.1) != (state, source) {
-                    last = (state, source, self.enter(state, source));
-                }
-                state = last.2;
+                state = self.enter(state, prefixes[at].1);
                 at += 1;
             }
-            let class = self.states[state as usize].1;
+            let class = self.states[state as usize].class;
             if class != cover_class {
                 out.push((prefix, class));
             }

@@ -28,6 +28,10 @@ pub trait Datapath {
     /// The generation word, or `None` on a cold start. Cheap.
     fn generation(&mut self) -> Result<Option<Generation>, DatapathError>;
 
+    /// On a cold start: what [`Self::prepare`] will probably be asked for, so that what takes long may be begun in the
+    /// background. Nothing of it can be seen from outside. `None`: it will not come to that.
+    fn foresee(&mut self, _capacity: Option<&Capacity>) {}
+
     /// Makes sure that every table exists and that `tables` will fit: creates, or grows by classes without losing a
     /// packet. Where nothing runs yet, programs may be loaded in the background: that they cannot be is then said by
     /// the first method that needs them.

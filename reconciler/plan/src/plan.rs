@@ -33,9 +33,9 @@ pub struct Plan {
     /// SHA-256 of the canonical plan.
     pub digest: [u8; 32],
     /// What brings the standby side from what it holds now to what is desired; empty where there is nothing to stage.
-    pub standby: TablesDelta,
+    pub standby: Arc<TablesDelta>,
     /// What differs between the active side and what is desired: without any of it there is nothing to flip for.
-    pub active: TablesDelta,
+    pub active: Arc<TablesDelta>,
     pub wiring: WiringDelta,
 }
 
@@ -92,15 +92,15 @@ impl Plan {
         let live_standby = live.map_or(&nothing.0, Observed::standby);
         let live_wiring = live.map_or(&nothing.1, |observed| &observed.wiring);
 
-        let active = live_active.diff(desired.tables);
+        let active = Arc::new(live_active.diff(desired.tables));
         // Tables may have a million entries: what equals a difference that is known is not computed again, and what
         // nobody will stage not at all.
         let standby = if active.is_empty() {
-            TablesDelta::default()
+            Arc::default()
         } else if std::ptr::eq(live_active, live_standby) || live.is_none() {
-            active.clone()
+            Arc::clone(&active)
         } else {
-            live_standby.diff(desired.tables)
+            Arc::new(live_standby.diff(desired.tables))
         };
         let wiring = live_wiring.diff(desired.wiring);
 
@@ -145,7 +145,7 @@ impl Plan {
         if !self.standby_drift.is_empty() {
             self.summary.drift += self.standby_drift.len() as u64;
             if self.active.is_empty() {
-                self.standby = live.standby().diff(desired);
+                self.standby = Arc::new(live.standby().diff(desired));
                 self.summary.writes += self.standby.len() as u64;
             }
             let mut hash = Canonical::new();
@@ -187,19 +187,35 @@ fn object_changes(
 
     // Half a million entries have few owners: who was met before is not looked for again.
     let mut met: HashMap<(bool, Option<usize>), usize> = HashMap::new();
+    // Neighbours mostly have one.
+    let mut last = None;
     for change in tables.changes().chain(wiring.changes()) {
         // A deleted entry belonged to an object of the former revision.
         let gone = change.action() == Action::Delete;
         let target = if gone { applied } else { Some(desired) };
         let owner = target.and_then(|target| target.provenance.owner(&change));
-        let at = *met.entry((gone, owner.map(Owner::token))).or_insert_with(|| {
-            let object = owner.map(Owner::reference);
-            *by_object.entry(object.clone()).or_insert_with(|| {
-                let (file, line) = object.as_ref().map_or(("".into(), 0), place);
-                changes.push(ObjectChange { object, action: Action::Update, file, line, entries: Delta::default() });
-                changes.len() - 1
+        let token = (gone, owner.map(Owner::token));
+        let mut meet = || {
+            *met.entry(token).or_insert_with(|| {
+                let object = owner.map(Owner::reference);
+                *by_object.entry(object.clone()).or_insert_with(|| {
+                    let (file, line) = object.as_ref().map_or(("".into(), 0), place);
+                    changes.push(ObjectChange {
+                        object,
+                        action: Action::Update,
+                        file,
+                        line,
+                        entries: Delta::default(),
+                    });
+                    changes.len() - 1
+                })
             })
-        });
+        };
+        let at = match last {
+            Some((former, at)) if former == token => at,
+            _ => meet(),
+        };
+        last = Some((token, at));
         changes[at].entries.push(change);
     }
     changes.sort_by(|a, b| a.object.cmp(&b.object));
