@@ -15,6 +15,7 @@ mod programs;
 mod report;
 mod restart;
 mod sets;
+mod verify;
 mod weir;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ const SECTIONS: &[Section] = &[
     ("apply", apply::run),
     ("edit", edit::run),
     ("restart", restart::run),
+    ("verify", verify::run),
 ];
 
 /// What the command line asks for.

@@ -1,4 +1,4 @@
-use std::{fmt, io};
+use std::{fmt, io, time::Duration};
 
 use crate::report::Figure;
 
@@ -123,4 +123,14 @@ fn median(mut samples: Vec<f64>) -> f64 {
 /// The last OS error, for calls that libc makes for us.
 pub(crate) fn last_error() -> io::Error {
     io::Error::last_os_error()
+}
+
+/// CPU time of this thread.
+pub(crate) fn own_time() -> Result<Duration, BenchError> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec, which is ours.
+    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0 {
+        return Err(last_error()).doing("reading a clock");
+    }
+    Ok(Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32))
 }

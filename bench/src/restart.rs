@@ -20,7 +20,7 @@ use weir_schema::{CidrFilterSpec, Metadata};
 
 use crate::{
     Options, edit,
-    measure::{BenchError, Doing, figure, last_error, percentile},
+    measure::{BenchError, Doing, figure, own_time, percentile},
     node::shell,
     report::Report,
     sets,
@@ -214,16 +214,6 @@ fn spent(agent: &Agent<'_>) -> Result<Spent, BenchError> {
         return Ok(Spent { run: next()?, wait: next()? });
     }
     Err(BenchError::Wrong { what: "the agent has no thread for its source".to_owned() })
-}
-
-/// CPU time of this thread.
-fn own_time() -> Result<Duration, BenchError> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one timespec, which is ours.
-    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0 {
-        return Err(last_error()).doing("reading a clock");
-    }
-    Ok(Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32))
 }
 
 type Footprint = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;

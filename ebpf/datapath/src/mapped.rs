@@ -68,7 +68,7 @@ impl<T: Plain + PartialEq> Mapped<T> {
     }
 
     pub fn digest(&self) -> u64 {
-        (0..self.len()).fold(0, |sum, index| sum.wrapping_add(digest::of_value(index, &self.get(index))))
+        digest::of_mapping(&self.mapping)
     }
 
     /// All of it was read, and the digest was `before` that: what is there now is known, unless it changed meanwhile.
@@ -88,7 +88,7 @@ impl<T: Plain + PartialEq> Mapped<T> {
 
     /// Whether another side holds the same.
     pub fn same(&self, other: &Self) -> bool {
-        self.len() == other.len() && (0..self.len()).all(|index| self.get(index) == other.get(index))
+        self.mapping.same(&other.mapping)
     }
 
     /// Takes over what another side holds; the rest is left as it is.

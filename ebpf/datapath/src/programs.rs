@@ -6,6 +6,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::LazyLock,
     thread,
 };
 
@@ -263,8 +264,10 @@ fn number(directory: &Path) -> u64 {
 
 /// Names a build of the programs.
 fn set_name(trace: bool) -> String {
-    let digest = hex(&Sha256::digest(OBJECT)[..8]);
-    if trace { format!("{digest}t") } else { digest }
+    // Asked for by each verification.
+    static DIGEST: LazyLock<String> = LazyLock::new(|| hex(&Sha256::digest(OBJECT)[..8]));
+    let digest = &*DIGEST;
+    if trace { format!("{digest}t") } else { digest.clone() }
 }
 
 /// An error with its causes: the verifier's log is in one of them.

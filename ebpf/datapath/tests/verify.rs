@@ -1,11 +1,20 @@
 //! Whether everything is as it was known to be, told without reading it back.
 mod node;
 
-use std::sync::Arc;
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use node::{apply, ip, node, observe, open, pin_dir, prefix4, prefix6, some_tables};
-use weir_abi::{InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, SubjectInfo, TupleClass};
-use weir_datapath::Kernel;
+use weir_abi::{
+    InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, Side, SubjectInfo, TupleClass, tree::Line,
+};
+use weir_datapath::{
+    Kernel,
+    sys::{Mapping, map_by_id, map_info, pin_get},
+};
 use weir_plan::{Datapath as _, Observed, Tables};
 
 /// Enough policies that they are summed up inside the kernel.
@@ -127,16 +136,122 @@ fn a_generation_or_a_pin_that_changed_is_found() {
         other.generation = known.generation.flipped();
         assert!(!unchanged(&mut kernel, &other));
         assert!(unchanged(&mut kernel, &known));
-        let pins = std::fs::read_dir(pin_dir()).expect("the pins").flatten().map(|entry| entry.path());
-        let policy = pins.flat_map(|path| walk(&path)).find(|path| path.ends_with("POLICY")).expect("a pin");
-        std::fs::remove_file(policy).expect("unpinning");
+        std::fs::remove_file(pin("POLICY")).expect("unpinning");
         assert!(!unchanged(&mut kernel, &known));
     });
 }
 
-fn walk(path: &std::path::Path) -> Vec<std::path::PathBuf> {
+fn pin(table: &str) -> PathBuf {
+    walk(&pin_dir()).into_iter().find(|path| path.ends_with(table)).expect("a pin")
+}
+
+fn walk(path: &std::path::Path) -> Vec<PathBuf> {
     match std::fs::read_dir(path) {
         Ok(inside) => inside.flatten().flat_map(|entry| walk(&entry.path())).collect(),
         Err(_) => vec![path.to_owned()],
     }
+}
+
+/// The tables that are mapped. The values of each are as large as a line.
+const MAPPED: [&str; 4] = ["SETTINGS", "IPCACHE", "PREFILTER", "PREFILTER_CLASSES"];
+
+/// A side's memory, as anybody can map it.
+fn foreign(table: &str, side: Side) -> Mapping<Line> {
+    let outer = pin_get(&pin(table)).expect("the outer map");
+    let (key, mut inner) = (side.index(), 0u32);
+    // What `BPF_MAP_LOOKUP_ELEM` is given: the map, its key, and where the value goes.
+    let mut attr = [outer.as_raw_fd() as u64, (&raw const key) as u64, (&raw mut inner) as u64, 0];
+    // SAFETY: the kernel reads the attribute and the key, four bytes, and writes four to the value.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, 1, attr.as_mut_ptr(), size_of_val(&attr)) };
+    assert_eq!(done, 0, "{table}: {}", std::io::Error::last_os_error());
+    let inner = map_by_id(inner).expect("the inner map");
+    let spec = map_info(inner.as_fd()).expect("its shape").spec;
+    assert_eq!(spec.value_size as usize, size_of::<Line>());
+    Mapping::new(inner.as_fd(), spec.max_entries).expect("a mapping")
+}
+
+fn flip(memory: &mut Mapping<Line>, line: usize, word: usize, bit: u32) {
+    let former = memory.read_word(line, word);
+    memory.write_word(line, word, former ^ 1 << bit);
+}
+
+#[test]
+fn a_bit_that_flips_in_mapped_memory_is_found_wherever_it_is() {
+    node(|| {
+        let mut kernel = open();
+        let known = settled(&mut kernel, &many());
+        for table in MAPPED {
+            for side in Side::BOTH {
+                let mut memory = foreign(table, side);
+                let last = memory.len() - 1;
+                let mut lines = vec![0, 1.min(last), last / 2, last];
+                lines.dedup();
+                for line in lines {
+                    for word in 0..16 {
+                        let bit = (line as u32 * 7 + word as u32 * 13) % 32;
+                        flip(&mut memory, line, word, bit);
+                        assert!(!unchanged(&mut kernel, &known), "{table}, {side:?}, line {line}, word {word}");
+                        flip(&mut memory, line, word, bit);
+                    }
+                    assert!(unchanged(&mut kernel, &known), "{table}, {side:?}, line {line}, as it was");
+                }
+            }
+        }
+    });
+}
+
+/// Neither side can be what the other is held against.
+#[test]
+fn what_changes_on_both_sides_alike_is_found() {
+    node(|| {
+        let mut kernel = open();
+        let known = settled(&mut kernel, &many());
+        for table in MAPPED {
+            let [mut a, mut b] = Side::BOTH.map(|side| foreign(table, side));
+            for line in [0, a.len() - 1] {
+                for word in 0..16 {
+                    flip(&mut a, line, word, 5);
+                    flip(&mut b, line, word, 5);
+                    assert!(!unchanged(&mut kernel, &known), "{table}, line {line}, word {word}");
+                    flip(&mut a, line, word, 5);
+                    flip(&mut b, line, word, 5);
+                }
+            }
+            assert!(unchanged(&mut kernel, &known), "{table}, as it was");
+        }
+    });
+}
+
+/// The same lines, and the same sum of all words, in other places.
+#[test]
+fn what_only_changes_places_in_mapped_memory_is_found() {
+    node(|| {
+        let mut kernel = open();
+        let known = settled(&mut kernel, &many());
+        for table in ["IPCACHE", "PREFILTER", "PREFILTER_CLASSES"] {
+            for side in Side::BOTH {
+                let mut memory = foreign(table, side);
+                let used: Vec<usize> = (1..memory.len()).filter(|line| memory.read(*line) != Line::ZERO).collect();
+                let (a, b) = (used[0], used[1]);
+                let (first, second) = (memory.read(a), memory.read(b));
+                assert_ne!(first, second, "{table}");
+                let mut swapped = |at: [usize; 2], lines: [Line; 2]| {
+                    at.into_iter().zip(lines).for_each(|(at, line)| memory.write(at, line));
+                    let found = !unchanged(&mut kernel, &known);
+                    memory.write(a, first);
+                    memory.write(b, second);
+                    found && unchanged(&mut kernel, &known)
+                };
+                assert!(swapped([a, b], [second, first]), "{table}, {side:?}: lines {a} and {b}");
+                let (mut less, mut more) = (first, second);
+                less.0[2] = less.0[2].wrapping_sub(1);
+                more.0[2] = more.0[2].wrapping_add(1);
+                assert!(swapped([a, b], [less, more]), "{table}, {side:?}: from line {a} to line {b}");
+                let words = first.0.iter().position(|word| *word != first.0[15]);
+                let mut turned = first;
+                turned.0.swap(words.expect("words that differ"), 15);
+                assert!(swapped([a, b], [turned, second]), "{table}, {side:?}: inside line {a}");
+            }
+        }
+    });
 }

@@ -71,16 +71,29 @@ struct Context {
 
 /// The digest of all that `map`, a hash of these sizes, holds. Where the kernel cannot, an error.
 pub fn digest_entries(map: BorrowedFd<'_>, key: u32, value: u32, seed: u64) -> io::Result<EntriesDigest> {
-    let program = load(map, key, value)?;
-    let mut context = Context { seed, digest: [0; 2] };
-    let mut attr = attr();
-    attr.test.prog_fd = program.as_raw_fd() as u32;
-    attr.test.ctx_in = std::ptr::from_mut(&mut context) as u64;
-    attr.test.ctx_size_in = size_of::<Context>() as u32;
-    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
-    // SAFETY: the kernel wrote the context back to where it was read from, which only it can know.
-    let [sum, count] = unsafe { std::ptr::from_ref(&context.digest).read_volatile() };
-    Ok(EntriesDigest { sum, count })
+    DigestProgram::load(map, key, value)?.run(seed)
+}
+
+/// What computes the digest of one hash. It holds the hash.
+#[derive(Debug)]
+pub struct DigestProgram(OwnedFd);
+
+impl DigestProgram {
+    pub fn load(map: BorrowedFd<'_>, key: u32, value: u32) -> io::Result<Self> {
+        load(map, key, value).map(Self)
+    }
+
+    pub fn run(&self, seed: u64) -> io::Result<EntriesDigest> {
+        let mut context = Context { seed, digest: [0; 2] };
+        let mut attr = attr();
+        attr.test.prog_fd = self.0.as_raw_fd() as u32;
+        attr.test.ctx_in = std::ptr::from_mut(&mut context) as u64;
+        attr.test.ctx_size_in = size_of::<Context>() as u32;
+        bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+        // SAFETY: the kernel wrote the context back to where it was read from, which only it can know.
+        let [sum, count] = unsafe { std::ptr::from_ref(&context.digest).read_volatile() };
+        Ok(EntriesDigest { sum, count })
+    }
 }
 
 fn load(map: BorrowedFd<'_>, key: u32, value: u32) -> io::Result<OwnedFd> {

@@ -9,8 +9,8 @@ use super::Plain;
 
 /// The values of an mmap-able array, in our own address space.
 ///
-/// No reference into it is ever given out: programs, and other processes, read and write the same memory. Values are
-/// copied in and out.
+/// No reference into it is ever given out but to atomics: programs, and other processes, read and write the same memory.
+/// Values are copied in and out.
 #[derive(Debug)]
 pub struct Mapping<T> {
     base: NonNull<T>,
@@ -88,6 +88,21 @@ impl<T: Plain> Mapping<T> {
         const { assert!(size_of::<T>() >= 8 && align_of::<T>() >= 8) };
         // SAFETY: inside the mapping, aligned to 8 (asserted), and lives as long as the borrow of the mapping.
         unsafe { AtomicU64::from_ptr(self.at(index).cast().as_ptr()) }
+    }
+
+    /// All values, as words of eight bytes. A value that is being written elsewhere may be seen in part.
+    pub fn words(&self) -> &[AtomicU64] {
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
+        // SAFETY: exactly the values of the mapping, which is aligned to a page and lives as long as the borrow; atomics
+        // may change while they are borrowed, by whomever.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.entries * (size_of::<T>() / 8)) }
+    }
+
+    /// Whether another mapping holds the same values.
+    pub fn same(&self, other: &Self) -> bool {
+        let pairs = self.words().iter().zip(other.words());
+        self.entries == other.entries
+            && pairs.map(|pair| (pair.0.load(Ordering::Relaxed), pair.1.load(Ordering::Relaxed))).all(|(a, b)| a == b)
     }
 
     pub fn load(&self, index: usize) -> u64 {

@@ -11,7 +11,7 @@ mod mapping;
 mod plain;
 mod prog;
 
-pub use digest::{EntriesDigest, digest_entries};
+pub use digest::{DigestProgram, EntriesDigest, digest_entries};
 pub use link::{LinkInfo, LinkKind, link_attach_tcx, link_attach_xdp, link_info, link_update, tcx_programs};
 pub use map::{Batch, MapInfo, MapSpec, map_by_id, map_create, map_info};
 pub(crate) use map::{delete, lookup, lookup_bytes, next_key, update};
