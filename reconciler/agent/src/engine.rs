@@ -5,7 +5,7 @@
 use std::{
     cell::RefCell,
     collections::HashSet,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, mpsc},
     thread,
 };
 
@@ -13,7 +13,7 @@ use weir_abi::Generation;
 use weir_compile::{Effort, Input, TraceFlow, Who};
 use weir_plan::{
     Action, Change, Commit, Datapath, InterfaceFacts, InterfaceName, Journal, Numbering, ObjectRef, Observed,
-    Operation, Phase, Plan, Session, Store, Suspension, Tables, Wiring, WiringDelta,
+    Operation, Phase, Plan, Session, Store, Suspension, Tables, TablesDelta, Wiring, WiringDelta,
 };
 use weir_schema::{Inventory, Options};
 
@@ -261,15 +261,33 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             .applied
             .as_ref()
             .filter(|applied| manifests.are(&applied.manifests) && facts == applied.facts && applied.node == node);
+        let looks = look == Look::Kernel || !self.still_knows(&facts.interfaces);
+        let mut looked = false;
         let desired = match same {
             Some(applied) => applied.clone(),
             None => {
-                let (compiled, effort) = match &memory.applied {
+                let former = memory.applied.as_ref();
+                let mut compile = || match former {
                     Some(applied) => weir_compile::compile_after(&applied.compiled, &input, &mut numbering),
                     None => weir_compile::compile(&input, &mut numbering)
                         .map(|compiled| (compiled, Effort { objects: inventory.len(), whole: true })),
+                };
+                let (compiled, observed) = if looks && self.live.is_none() {
+                    // The first look at the kernel takes as long as the first compile.
+                    thread::scope(|scope| {
+                        let compiling = scope.spawn(compile);
+                        let observed = self.datapath.observe();
+                        (compiling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), Some(observed))
+                    })
+                } else {
+                    (compile(), None)
+                };
+                let (compiled, effort) = compiled.map_err(Error::Compile)?;
+                if let Some(observed) = observed {
+                    self.live = Some(observed?);
+                    self.devices.clone_from(&facts.interfaces);
+                    looked = true;
                 }
-                .map_err(Error::Compile)?;
                 work.objects = effort.objects;
                 work.whole = effort.whole;
                 let snapshot = Snapshot {
@@ -292,8 +310,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         let applied = memory.applied.clone();
         timings.compile_us += watch.lap();
 
-        let looks = look == Look::Kernel || !self.still_knows(&facts.interfaces);
-        if looks {
+        if looks && !looked {
             let unchanged = match &self.live {
                 Some(Some(known)) if self.still_knows(&facts.interfaces) => self.datapath.unchanged(known)?,
                 _ => false,
@@ -318,13 +335,14 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             // Without a record of what was applied, live stands in for it.
             (Some(_), None) => Vec::new(),
         };
-        let decide = || Plan::new(desired.target(), baseline.map(|applied| applied.target()), live.as_ref(), &told);
+        let baseline = || baseline.map(|applied| applied.target());
         let early = apply.filter(|_| live.is_none());
         let mut plan = match early {
-            None => decide(),
+            None => Plan::new(desired.target(), baseline(), live.as_ref(), &told),
             Some(allow) => {
                 self.guard(&desired, applied.as_deref(), &objects, true, allow)?;
-                let (plan, took) = self.prepare_beside(&desired, sequence, unfinished, decide)?;
+                let decide = |entries| Plan::of_all(entries, desired.target(), baseline(), &told);
+                let (plan, took) = self.write_beside(&desired, sequence, unfinished, decide)?;
                 timings.prepare_us = watch.lap().saturating_sub(took);
                 timings.plan_us = took;
                 plan
@@ -356,22 +374,32 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         })
     }
 
-    /// Prepares a kernel that holds nothing while `decide` makes the plan; gives that, and how long it took.
-    fn prepare_beside(
+    /// Prepares a kernel that holds nothing and writes the entries, which are all that there are, while `decide` makes
+    /// the plan of them; gives that, and how long it took.
+    fn write_beside(
         &mut self,
         desired: &Snapshot,
         sequence: u64,
         unfinished: Option<Phase>,
-        decide: impl FnOnce() -> Plan + Send,
+        decide: impl FnOnce(Arc<TablesDelta>) -> Plan + Send,
     ) -> Result<(Plan, u64), Error> {
         thread::scope(|scope| {
+            let (give, take) = mpsc::sync_channel(1);
             let deciding = scope.spawn(move || {
                 let mut watch = Stopwatch::start();
-                (decide(), watch.lap())
+                let entries = Arc::new(Tables::default().diff(&desired.compiled.tables));
+                // Nobody takes them where the kernel could not be prepared.
+                let _ = give.send(Arc::clone(&entries));
+                (decide(entries), watch.lap())
             });
             let prepared = self.prepare(desired, sequence, unfinished);
+            let written = prepared.and_then(|_| match take.recv() {
+                // The tables name devices by index: what is to be made comes first.
+                Ok(entries) if desired.compiled.wiring.devices.is_empty() => self.write_standby(&entries, false),
+                _ => Ok(()),
+            });
             let decided = deciding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            prepared.map(|_| decided)
+            written.map(|()| decided)
         })
     }
 
@@ -641,7 +669,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             false => self.prepare(&desired, sequence, unfinished)?,
         };
         timings.prepare_us += watch.lap();
-        if let Err(error) = self.stage(&plan, live.is_some()) {
+        if let Err(error) = self.stage(&plan, live.is_some(), planned.prepared) {
             let kept = applied.as_ref().map(|applied| &applied.compiled.wiring);
             if let Err(error) = self.datapath.tear(&undo(&plan.wiring, kept)) {
                 tracing::warn!(%error, "what was built for an apply that failed is left behind; the next plan sees it");
@@ -719,13 +747,15 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         Ok(Applied { commit: Some(commit), flipped: flips, desired, before: applied, plan, timings, work, written })
     }
 
-    fn stage(&mut self, plan: &Plan, warm: bool) -> Result<(), Error> {
+    /// `prepared`: by [`Self::write_beside`].
+    fn stage(&mut self, plan: &Plan, warm: bool, prepared: bool) -> Result<(), Error> {
         let WiringDelta { devices, hooks } = &plan.wiring;
         // The tables name devices by index. Programs come last: the verifier may still be at work on them.
         if !devices.is_empty() {
             self.datapath.build(&WiringDelta { devices: devices.clone(), hooks: Vec::new() })?;
         }
-        if !plan.active.is_empty() || !plan.standby_drift.is_empty() {
+        let written = prepared && devices.is_empty();
+        if !written && (!plan.active.is_empty() || !plan.standby_drift.is_empty()) {
             self.write_standby(&plan.standby, warm)?;
         }
         if !hooks.is_empty() {
@@ -734,7 +764,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         Ok(())
     }
 
-    fn write_standby(&mut self, delta: &weir_plan::TablesDelta, warm: bool) -> Result<(), Error> {
+    fn write_standby(&mut self, delta: &TablesDelta, warm: bool) -> Result<(), Error> {
         if delta.is_empty() {
             return Ok(());
         }

@@ -87,12 +87,33 @@ impl Plan {
         live: Option<&Observed>,
         objects: &[(ObjectRef, Action)],
     ) -> Self {
+        let nothing = Tables::default();
+        let active = Arc::new(live.map_or(&nothing, Observed::active).diff(desired.tables));
+        Self::after(active, desired, applied, live, objects)
+    }
+
+    /// As [`Self::new`] where nothing is live and every entry, which `entries` are, has to be written.
+    pub fn of_all(
+        entries: Arc<TablesDelta>,
+        desired: Target<'_>,
+        applied: Option<Target<'_>>,
+        objects: &[(ObjectRef, Action)],
+    ) -> Self {
+        Self::after(entries, desired, applied, None, objects)
+    }
+
+    fn after(
+        active: Arc<TablesDelta>,
+        desired: Target<'_>,
+        applied: Option<Target<'_>>,
+        live: Option<&Observed>,
+        objects: &[(ObjectRef, Action)],
+    ) -> Self {
         let nothing = (Tables::default(), Wiring::default());
         let live_active = live.map_or(&nothing.0, Observed::active);
         let live_standby = live.map_or(&nothing.0, Observed::standby);
         let live_wiring = live.map_or(&nothing.1, |observed| &observed.wiring);
 
-        let active = Arc::new(live_active.diff(desired.tables));
         // Tables may have a million entries: what equals a difference that is known is not computed again, and what
         // nobody will stage not at all.
         let standby = if active.is_empty() {

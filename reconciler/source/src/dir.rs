@@ -1,20 +1,17 @@
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, File},
-    io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Component, Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use nix::fcntl::OFlag;
-
 use crate::{
     Revision, SourceError, SourceFile, mentioned,
+    read::{self, ReadFile},
     stamp::Stamp,
-    walk::{self, Found, Interest, Listing, unreadable},
+    walk::{self, Found, Interest, Listing},
 };
 
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -311,58 +308,45 @@ impl Look {
         if self.total > MAX_TOTAL_BYTES {
             return Err(SourceError::TotalTooLarge { path: root.into(), limit: MAX_TOTAL_BYTES });
         }
+        // Later looks find most of it unchanged.
+        let mut read = if self.cache.is_empty() { read::together(&listed) } else { HashMap::new() };
         for found in listed {
-            let file = self.file(&found.real, found.stamp)?;
+            let file = self.file(&found.real, found.stamp, &mut read)?;
             files.push(SourceFile { path: found.path.into(), bytes: file.0, hash: file.1 });
         }
         Ok(())
     }
 
-    fn file(&mut self, real: &Path, stamp: Stamp) -> Result<(Arc<[u8]>, [u8; 32]), SourceError> {
+    fn file(
+        &mut self,
+        real: &Path,
+        stamp: Stamp,
+        read: &mut HashMap<PathBuf, ReadFile>,
+    ) -> Result<(Arc<[u8]>, [u8; 32]), SourceError> {
         self.effort.examined += 1;
-        // Two names may lead to one file.
-        if let Some(cached) = self.kept.get(real).filter(|cached| cached.stamp == stamp) {
-            return Ok((cached.bytes.clone(), cached.hash));
-        }
-        let cached = match self.cache.remove(real) {
-            Some(cached) if cached.stamp == stamp && !cached.racy => cached,
+        let (key, cached) = match self.cache.remove_entry(real) {
+            Some((key, cached)) if cached.stamp == stamp && !cached.racy => (key, cached),
             old => {
-                let started = SystemTime::now();
-                let read = SourceFile::new("", read(real, stamp)?);
+                // Two names may lead to one file.
+                if let Some(cached) = self.kept.get(real).filter(|cached| cached.stamp == stamp) {
+                    return Ok((cached.bytes.clone(), cached.hash));
+                }
+                let ReadFile { started, file } = read.remove(real).unwrap_or_else(|| ReadFile::of(real, stamp));
+                let read = file?;
                 self.effort.read += 1;
                 self.effort.bytes_read += read.bytes.len() as u64;
                 // The same content keeps its place in memory: the last revision shares it.
-                let bytes = old.filter(|old| old.hash == read.hash).map_or(read.bytes, |old| old.bytes);
-                Cached { stamp, racy: stamp.is_racy(started), bytes, hash: read.hash }
+                let bytes = match old {
+                    Some((_, old)) if old.hash == read.hash => old.bytes,
+                    _ => read.bytes,
+                };
+                (real.to_path_buf(), Cached { stamp, racy: stamp.is_racy(started), bytes, hash: read.hash })
             }
         };
         let result = (cached.bytes.clone(), cached.hash);
-        self.kept.insert(real.to_path_buf(), cached);
+        self.kept.insert(key, cached);
         Ok(result)
     }
-}
-
-/// The bytes of the file that `stamp` was taken of, unchanged from the first byte to the last.
-fn read(path: &Path, stamp: Stamp) -> Result<Vec<u8>, SourceError> {
-    let failed = |cause| unreadable(path, cause);
-    let changing = || SourceError::Changing { path: path.into() };
-    // Never blocks, should a pipe have taken the file's place, and never follows a link that did.
-    let flags = (OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits();
-    let file =
-        File::options().read(true).custom_flags(flags).open(path).map_err(|cause| match cause.raw_os_error() {
-            Some(errno) if errno == nix::errno::Errno::ELOOP as i32 => changing(),
-            _ => failed(cause),
-        })?;
-    if Stamp::of(&file.metadata().map_err(failed)?) != stamp {
-        return Err(changing());
-    }
-    // One byte more, so that a file that grows is seen to.
-    let mut bytes = Vec::with_capacity(usize::try_from(stamp.size + 1).map_err(|_| changing())?);
-    (&file).take(stamp.size + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 != stamp.size || Stamp::of(&file.metadata().map_err(failed)?) != stamp {
-        return Err(changing());
-    }
-    Ok(bytes)
 }
 
 /// What stands before the files of each root among several: its path as it was given; or, where those climb or would

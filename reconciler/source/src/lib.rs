@@ -15,6 +15,7 @@ mod follow;
 mod git;
 mod hints;
 mod mentioned;
+mod read;
 mod revision;
 mod source;
 mod spec;
