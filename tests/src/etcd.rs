@@ -2,9 +2,10 @@
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -39,8 +40,7 @@ impl Etcd {
 
     /// With more of etcd's own flags.
     pub fn with(words: &[&str]) -> Self {
-        let [client, peer] = free_ports();
-        let mut etcd = Self::plan("127.0.0.1", client, peer, words);
+        let mut etcd = Self::plan_at(own_address(), words);
         etcd.run();
         etcd
     }
@@ -62,10 +62,8 @@ impl Etcd {
 
     /// With TLS: certificate and key of the server, and the authority that clients' certificates must come from.
     pub fn with_tls(certificate: &Path, key: &Path, ca: &Path, words: &[&str]) -> Self {
-        let [client, peer] = free_ports();
-        let tls = Some([certificate.to_owned(), key.to_owned(), ca.to_owned()]);
-        let mut etcd = Self::plan("127.0.0.1", client, peer, words);
-        etcd.tls = tls;
+        let mut etcd = Self::plan_at(Ipv4Addr::LOCALHOST, words);
+        etcd.tls = Some([certificate.to_owned(), key.to_owned(), ca.to_owned()]);
         etcd.run();
         etcd
     }
@@ -73,19 +71,23 @@ impl Etcd {
     /// Three members that are one etcd.
     pub fn cluster() -> [Self; 3] {
         let mut members = [0, 1, 2].map(|number| {
-            let [client, peer] = free_ports();
-            let mut member = Self::plan("127.0.0.1", client, peer, &[]);
+            let mut member = Self::plan_at(own_address(), &[]);
             member.name = format!("m{number}");
             member
         });
         let cluster: Vec<String> =
-            members.iter().map(|member| format!("{}=http://127.0.0.1:{}", member.name, member.peer)).collect();
+            members.iter().map(|member| format!("{}=http://{}:{}", member.name, member.address, member.peer)).collect();
         for member in &mut members {
             member.cluster = cluster.join(",");
             member.spawn();
         }
         members.iter().for_each(Self::wait);
         members
+    }
+
+    fn plan_at(address: Ipv4Addr, words: &[&str]) -> Self {
+        let [client, peer] = free_ports(address);
+        Self::plan(&address.to_string(), client, peer, words)
     }
 
     fn plan(address: &str, client: u16, peer: u16, words: &[&str]) -> Self {
@@ -313,7 +315,15 @@ impl Drop for Etcd {
 /// Of [`Etcd::source`].
 pub const PREFIX: &str = "/weir/manifests/";
 
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+/// Of one server alone: on the address that all clients call from, one of them may have taken the port while the server
+/// is down.
+fn own_address() -> Ipv4Addr {
+    static SERVERS: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = process::id().to_be_bytes();
+    Ipv4Addr::new(127, SERVERS.fetch_add(1, Ordering::Relaxed), high, low)
+}
+
+fn free_ports<const N: usize>(address: Ipv4Addr) -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind((address, 0)).expect("a free port"));
     listeners.each_ref().map(|listener| listener.local_addr().expect("it is bound").port())
 }

@@ -1,9 +1,9 @@
 //! A web server in front of `git http-backend`, which can misbehave.
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{self, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
@@ -38,9 +38,13 @@ struct Shared {
 }
 
 impl Server {
-    /// Serves the repositories in `root`.
+    /// Serves the repositories in `root`, at an address of its own: on the one that all clients call from, one of them
+    /// may have taken the port while the server is stopped.
     pub fn start(root: &Path) -> Self {
-        Self::at("127.0.0.1:0".parse().unwrap(), root)
+        static SERVERS: AtomicU8 = AtomicU8::new(1);
+        let [.., high, low] = process::id().to_be_bytes();
+        let address = Ipv4Addr::new(127, SERVERS.fetch_add(1, Ordering::Relaxed), high, low);
+        Self::at((address, 0).into(), root)
     }
 
     fn at(address: SocketAddr, root: &Path) -> Self {
