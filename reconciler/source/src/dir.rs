@@ -128,10 +128,7 @@ impl DirSource {
         };
         self.cache = kept;
 
-        let mut revision = Revision::new(files);
-        if let Some(last) = &self.last {
-            revision.share_paths(last);
-        }
+        let revision = Revision::after(self.last.as_ref(), files);
         for ((root, resolved), bare) in self.roots.iter().zip(&roots).zip(bare) {
             let other = root.identity.is_some_and(|identity| identity != resolved.identity);
             if other && resolved.directory && bare {
@@ -143,10 +140,6 @@ impl DirSource {
         }
 
         let changed = self.last.as_ref().is_none_or(|last| last.id != revision.id);
-        let revision = match &self.last {
-            Some(last) if !changed => last.clone(),
-            _ => Arc::new(revision),
-        };
         self.last = Some(revision.clone());
         Ok(Scan { revision, changed, effort, newest: listing.newest, watched: listing.watched })
     }

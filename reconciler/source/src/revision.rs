@@ -63,10 +63,25 @@ pub struct Revision {
 
 impl Revision {
     pub fn new(files: Vec<SourceFile>) -> Self {
+        Self::named("", None, files).with_id()
+    }
+
+    /// The one that follows `last`: the very same where nothing changed, and nothing is hashed then.
+    pub(crate) fn after(last: Option<&Arc<Self>>, files: Vec<SourceFile>) -> Arc<Self> {
         let mut revision = Self::named("", None, files);
-        let files = revision.files.iter().map(|file| (&*file.path, &file.hash));
-        revision.id = hexadecimal(&digest(files)[..8]);
-        revision
+        let Some(last) = last else { return Arc::new(revision.with_id()) };
+        // Content that is kept in the same place is not looked at.
+        if revision.files == last.files {
+            return last.clone();
+        }
+        revision.share_paths(last);
+        Arc::new(revision.with_id())
+    }
+
+    fn with_id(mut self) -> Self {
+        let files = self.files.iter().map(|file| (&*file.path, &file.hash));
+        self.id = hexadecimal(&digest(files)[..8]);
+        self
     }
 
     /// Under the name that the source gives it.
