@@ -40,21 +40,21 @@ impl Etcd {
 
     /// With more of etcd's own flags.
     pub fn with(words: &[&str]) -> Self {
-        let mut etcd = Self::plan_at(own_address(), words);
+        let mut etcd = Self::plan(&own_address(), USUAL_PORTS, words);
         etcd.run();
         etcd
     }
 
     /// At its usual ports: for a test that has a network namespace of its own.
     pub fn at_usual_ports(address: &str, words: &[&str]) -> Self {
-        let mut etcd = Self::plan(address, 2379, 2380, words);
+        let mut etcd = Self::plan(address, USUAL_PORTS, words);
         etcd.run();
         etcd
     }
 
     /// In a network namespace, at one of its addresses and its usual ports.
     pub fn inside(netns: &str, address: &str, words: &[&str]) -> Self {
-        let mut etcd = Self::plan(address, 2379, 2380, words);
+        let mut etcd = Self::plan(address, USUAL_PORTS, words);
         etcd.netns = Some(netns.to_owned());
         etcd.run();
         etcd
@@ -62,7 +62,7 @@ impl Etcd {
 
     /// With TLS: certificate and key of the server, and the authority that clients' certificates must come from.
     pub fn with_tls(certificate: &Path, key: &Path, ca: &Path, words: &[&str]) -> Self {
-        let mut etcd = Self::plan_at(Ipv4Addr::LOCALHOST, words);
+        let mut etcd = Self::plan("127.0.0.1", free_ports(), words);
         etcd.tls = Some([certificate.to_owned(), key.to_owned(), ca.to_owned()]);
         etcd.run();
         etcd
@@ -71,7 +71,7 @@ impl Etcd {
     /// Three members that are one etcd.
     pub fn cluster() -> [Self; 3] {
         let mut members = [0, 1, 2].map(|number| {
-            let mut member = Self::plan_at(own_address(), &[]);
+            let mut member = Self::plan(&own_address(), USUAL_PORTS, &[]);
             member.name = format!("m{number}");
             member
         });
@@ -85,12 +85,7 @@ impl Etcd {
         members
     }
 
-    fn plan_at(address: Ipv4Addr, words: &[&str]) -> Self {
-        let [client, peer] = free_ports(address);
-        Self::plan(&address.to_string(), client, peer, words)
-    }
-
-    fn plan(address: &str, client: u16, peer: u16, words: &[&str]) -> Self {
+    fn plan(address: &str, [client, peer]: [u16; 2], words: &[&str]) -> Self {
         Self {
             directory: TempDir::new().expect("a temporary directory"),
             data: 0,
@@ -315,15 +310,18 @@ impl Drop for Etcd {
 /// Of [`Etcd::source`].
 pub const PREFIX: &str = "/weir/manifests/";
 
-/// Of one server alone: on the address that all clients call from, one of them may have taken the port while the server
-/// is down.
-fn own_address() -> Ipv4Addr {
+/// For clients and for members.
+const USUAL_PORTS: [u16; 2] = [2379, 2380];
+
+/// Of one server alone: on the address that all clients call from, one of them may have taken a port that was free a
+/// moment ago, or while the server is down.
+fn own_address() -> String {
     static SERVERS: AtomicU8 = AtomicU8::new(1);
     let [.., high, low] = process::id().to_be_bytes();
-    Ipv4Addr::new(127, SERVERS.fetch_add(1, Ordering::Relaxed), high, low)
+    Ipv4Addr::new(127, SERVERS.fetch_add(1, Ordering::Relaxed), high, low).to_string()
 }
 
-fn free_ports<const N: usize>(address: Ipv4Addr) -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind((address, 0)).expect("a free port"));
+fn free_ports() -> [u16; 2] {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.each_ref().map(|listener| listener.local_addr().expect("it is bound").port())
 }

@@ -1,6 +1,6 @@
 //! A web server in front of `git http-backend`, which can misbehave.
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{self, Command, Stdio},
@@ -9,7 +9,10 @@ use std::{
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
@@ -43,12 +46,20 @@ impl Server {
     pub fn start(root: &Path) -> Self {
         static SERVERS: AtomicU8 = AtomicU8::new(1);
         let [.., high, low] = process::id().to_be_bytes();
-        let address = Ipv4Addr::new(127, SERVERS.fetch_add(1, Ordering::Relaxed), high, low);
-        Self::at((address, 0).into(), root)
+        Self::at((Ipv4Addr::new(127, SERVERS.fetch_add(1, Ordering::Relaxed), high, low), 0).into(), root)
     }
 
     fn at(address: SocketAddr, root: &Path) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        let started = Instant::now();
+        let listener = loop {
+            match TcpListener::bind(address) {
+                // A program that another thread starts holds what this process has open until it runs.
+                Err(error) if error.kind() == ErrorKind::AddrInUse && started.elapsed() < PATIENCE => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                bound => break bound.unwrap(),
+            }
+        };
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             root: root.into(),
