@@ -49,6 +49,10 @@ pub(crate) fn addresses(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": { "type": "string", "format": "ip" } })
 }
 
+pub(crate) fn optional_address(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "null"], "format": "ip" })
+}
+
 pub(crate) fn cidrs(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": { "type": "string", "format": "cidr" } })
 }

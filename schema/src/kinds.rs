@@ -8,8 +8,8 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
-    CidrFilterSpec, EndpointSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NodeConfigSpec, NodeSpec, PolicyRule,
-    Spec, code, lane,
+    CidrFilterSpec, EndpointSpec, FlowTestSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NodeConfigSpec, NodeSpec,
+    PolicyRule, Spec, code, lane,
     lift::lift,
     meta::{LenientMetadata, StrictMetadata},
     policy_check::PolicyScope,
@@ -96,6 +96,7 @@ pub(crate) static KINDS: &[Kind] = &[
     Kind::new::<Manifest<NodeSpec>>(WEIR, "Node", Scope::Cluster),
     Kind::new::<Manifest<EndpointSpec>>(WEIR, "Endpoint", Scope::Namespaced),
     Kind { read_plain: read_filter, ..Kind::new::<Manifest<CidrFilterSpec>>(WEIR, "CidrFilter", Scope::Namespaced) },
+    Kind::new::<Manifest<FlowTestSpec>>(WEIR, "FlowTest", Scope::Namespaced),
     Kind::new::<PolicyManifest>(WEIR, "NetworkPolicy", Scope::Namespaced),
     Kind::new::<CiliumManifest>(CILIUM, "CiliumNetworkPolicy", Scope::Namespaced),
     Kind::new::<ClusterwideManifest>(CILIUM, "CiliumClusterwideNetworkPolicy", Scope::Cluster),
@@ -119,7 +120,7 @@ fn read_filter(text: &str) -> Option<Draft> {
 
 /// Kinds of the language that come later.
 pub(crate) const PLANNED: &[(&str, &str)] =
-    &[(WEIR, "Service"), (WEIR, "FlowTest"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
+    &[(WEIR, "Service"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
 /// A document after the strict pass.
 #[derive(Debug, PartialEq)]
@@ -289,6 +290,7 @@ into_spec! {
     NodeConfigSpec => NodeConfig,
     NodeSpec => Node,
     EndpointSpec => Endpoint,
+    FlowTestSpec => FlowTest,
     KubernetesNetworkPolicySpec => KubernetesNetworkPolicy,
 }
 
@@ -308,6 +310,7 @@ impl Spec {
             Self::Node(node) => node.check(&spec, problems),
             Self::Endpoint(endpoint) => endpoint.check(&spec, problems),
             Self::CidrFilter(filter) => filter.check(&spec, problems),
+            Self::FlowTest(test) => test.check(&spec, problems),
             Self::NetworkPolicy(rules) => check_rules(rules, PolicyScope::Namespaced, problems),
             Self::ClusterwideNetworkPolicy(rules) => check_rules(rules, PolicyScope::Clusterwide, problems),
             Self::KubernetesNetworkPolicy(policy) => policy.check(&spec, problems),

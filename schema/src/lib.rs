@@ -21,6 +21,7 @@ mod document;
 mod documents;
 mod duration;
 mod endpoint;
+mod flow_test;
 mod from_files;
 mod header;
 mod icmp;
@@ -60,6 +61,7 @@ pub use cilium_policy::{
 };
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use endpoint::{Attach, EndpointSpec, HostTrue, NamedPort};
+pub use flow_test::{DenyReason, Expectation, ExpectedVerdict, FlowEnd, FlowTestProtocol, FlowTestSpec};
 pub use icmp::{IcmpFamily, IcmpField, IcmpType};
 pub use inventory::{CheckedObjects, Inventory, assemble, check_whole, parse};
 pub use json_schema::json_schemas;

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    CidrFilterSpec, EndpointSpec, KubernetesNetworkPolicySpec, Metadata, NamespaceSpec, NodeConfigSpec, NodeSpec,
-    ObjectKey, PolicyRule, Prefixes,
+    CidrFilterSpec, EndpointSpec, FlowTestSpec, KubernetesNetworkPolicySpec, Metadata, NamespaceSpec, NodeConfigSpec,
+    NodeSpec, ObjectKey, PolicyRule, Prefixes,
 };
 
 /// SHA-256 of a file's bytes.
@@ -67,6 +67,7 @@ pub enum Spec {
     Node(Arc<NodeSpec>),
     Endpoint(Arc<EndpointSpec>),
     CidrFilter(Arc<CidrFilterSpec>),
+    FlowTest(Arc<FlowTestSpec>),
     /// `weir/v1alpha1 NetworkPolicy` and `cilium.io/v2 CiliumNetworkPolicy`: selects in its own namespace.
     NetworkPolicy(Arc<[PolicyRule]>),
     /// `cilium.io/v2 CiliumClusterwideNetworkPolicy`.
@@ -87,6 +88,7 @@ impl Spec {
             Self::Node(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
             Self::Endpoint(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
             Self::CidrFilter(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
+            Self::FlowTest(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
             Self::KubernetesNetworkPolicy(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
             Self::NetworkPolicy(rules) | Self::ClusterwideNetworkPolicy(rules) => {
                 let (one, several): (Vec<_>, Vec<_>) = rules.iter().partition(|rule| &*rule.path == "spec");

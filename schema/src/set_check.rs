@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    Attach, Diagnostic, EndpointSpec, File, LabelSelector, LabelSource, NodeConfigSpec, NodeSpec, Object, Operator,
-    Spec, code, locate, place::Place, split_prefix, suggest::nearest,
+    Attach, Diagnostic, EndpointSpec, File, FlowTestSpec, LabelSelector, LabelSource, NodeConfigSpec, NodeSpec, Object,
+    Operator, Spec, code, locate, place::Place, split_prefix, suggest::nearest,
 };
 
 /// Errors of a set, with places looked up in its files.
@@ -89,11 +89,13 @@ impl<'a> SetErrors<'a> {
         let mut nodes: Vec<(&Object, &NodeSpec)> = Vec::new();
         let mut configs: Vec<(&Object, &NodeConfigSpec)> = Vec::new();
         let mut endpoints: Vec<(&Object, &EndpointSpec)> = Vec::new();
+        let mut tests: Vec<(&Object, &FlowTestSpec)> = Vec::new();
         for object in objects {
             match &object.spec {
                 Spec::Node(node) => nodes.push((object, node)),
                 Spec::NodeConfig(config) => configs.push((object, config)),
                 Spec::Endpoint(endpoint) => endpoints.push((object, endpoint)),
+                Spec::FlowTest(test) => tests.push((object, test)),
                 _ => {}
             }
         }
@@ -102,6 +104,30 @@ impl<'a> SetErrors<'a> {
         let names = nodes.iter().map(|(object, _)| &*object.key.name).collect();
         self.unknown_nodes(&names, endpoints.iter().map(|(object, _)| *object));
         self.node_configs(&nodes, &configs);
+        self.flow_tests(&tests, &endpoints);
+    }
+
+    /// Endpoints that tests name are there.
+    fn flow_tests(&mut self, tests: &[(&Object, &FlowTestSpec)], endpoints: &[(&Object, &EndpointSpec)]) {
+        let known: HashSet<_> = endpoints.iter().map(|(object, _)| &object.key).collect();
+        for (object, test) in tests {
+            let namespace = &object.key.namespace;
+            for (end, given) in test.ends() {
+                let Some(key) = given.endpoint_key(namespace).filter(|key| !known.contains(key)) else { continue };
+                let message = format!("there is no endpoint `{}/{}`", key.namespace, key.name);
+                let path = format!("spec.{end}.endpoint");
+                let names = known.iter().map(|known| match known.namespace == *namespace {
+                    true => known.name.to_string(),
+                    false => format!("{}/{}", known.namespace, known.name),
+                });
+                let mut names: Vec<String> = names.collect();
+                names.sort();
+                let wanted = given.endpoint.as_deref().unwrap_or_default();
+                let near = nearest(wanted, names.iter().map(String::as_str));
+                let help = near.map(|near| format!("did you mean `{near}`?"));
+                self.push(code::UNKNOWN_ENDPOINT, object, &path, message).help = help;
+            }
+        }
     }
 
     /// An address is one endpoint's, or one node's and its host endpoint's.

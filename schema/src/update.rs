@@ -16,7 +16,7 @@ use crate::{
     kinds::kind_name,
     parse::Content,
     set_check::SetErrors,
-    stored::{KindName, Stored},
+    stored::{ENDPOINT, KindName, Stored},
 };
 
 /// What [`Inventory::update`] changed. Keeps both sets alive.
@@ -44,7 +44,9 @@ impl Inventory {
         let (kinds, twice) = self.edit_kinds(&edit);
         let (claims, contested) = self.edit_claims(&edit);
         let mut parts = Parts { files: Arc::clone(parsed), kinds, claims, unresolved, ..Parts::default() };
-        if twice || contested || edit.touches(&["Node", "NodeConfig"]) && parts.node_configs_conflict(files) {
+        let misnamed = edit.touches(&["Endpoint", "FlowTest"]) && parts.tests_name_nobody();
+        if twice || contested || misnamed || edit.touches(&["Node", "NodeConfig"]) && parts.node_configs_conflict(files)
+        {
             // May find nothing: two claims can have one hash.
             check_whole(parsed, files)?;
         }
@@ -125,6 +127,25 @@ impl Inventory {
 impl Parts {
     fn of(&self, kind: &str) -> impl Iterator<Item = &Stored> {
         self.kinds.get(&kind_name("weir", kind)).into_iter().flat_map(Chunks::iter)
+    }
+
+    /// Whether a test names an endpoint that is not there.
+    fn tests_name_nobody(&self) -> bool {
+        let endpoints = self.kinds.get(&ENDPOINT);
+        let is_there = |key: &ObjectKey| {
+            let name = (key.namespace.as_bytes(), key.name.as_bytes());
+            endpoints.is_some_and(|endpoints| endpoints.find(|stored| stored.name().cmp(&name)).is_some())
+        };
+        self.of("FlowTest").any(|stored| match stored {
+            Stored::Whole(object) => match &object.spec {
+                Spec::FlowTest(test) => {
+                    let mut ends = test.ends().into_iter();
+                    ends.any(|(_, end)| end.endpoint_key(&object.key.namespace).is_some_and(|key| !is_there(&key)))
+                }
+                _ => false,
+            },
+            Stored::Endpoint(_) => false,
+        })
     }
 
     fn node_configs_conflict(&self, files: &[File]) -> bool {

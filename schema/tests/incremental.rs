@@ -56,6 +56,11 @@ fn document() -> impl Strategy<Value = String> {
         let head = if ours { "weir/v1alpha1\nkind: NetworkPolicy" } else { "cilium.io/v2\nkind: CiliumNetworkPolicy" };
         format!("apiVersion: {head}\nmetadata: {{name: p{name}}}\nspec: {{endpointSelector: {{}}, ingress: []}}\n")
     });
+    let test = (0u8..3, 0u8..8, 0u8..3).prop_map(|(name, from, port)| {
+        format!(
+            "apiVersion: weir/v1alpha1\nkind: FlowTest\nmetadata: {{name: t{name}}}\nspec: {{from: {{endpoint: e{from}}}, to: {{host: true}}, protocol: UDP, port: {port}, expect: {{verdict: deny}}}}\n"
+        )
+    });
     let several = (0u8..3, 0u8..3).prop_map(|(a, b)| {
         format!(
             "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {{name: s{a}}}\n- apiVersion: v1\n  kind: Namespace\n  metadata: {{name: t{b}}}\n"
@@ -76,6 +81,7 @@ fn document() -> impl Strategy<Value = String> {
         3 => filter,
         2 => config,
         2 => policy,
+        1 => test,
         1 => several,
         1 => odd.prop_map(str::to_owned),
     ]

@@ -3,8 +3,8 @@ use std::{collections::BTreeMap, os::fd::AsFd as _, path::PathBuf};
 
 use weir_abi::{Generation, Side};
 use weir_plan::{
-    Capacity, Datapath, DatapathError, InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts, Observed, Session, Tables,
-    TablesDelta, WiringDelta,
+    Capacity, Datapath, DatapathError, InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts, Observed, Probe,
+    ProbeStep, Session, TableCopy, Tables, TablesDelta, WiringDelta,
 };
 
 use crate::{
@@ -17,7 +17,9 @@ use crate::{
     netlink::{Netlink, Scope, netns_exists},
     pins::{Pins, entries},
     programs::{Loading, Programs},
-    sys, wiring,
+    sys,
+    test_run::CheckInstance,
+    wiring,
 };
 
 /// How a kernel is opened.
@@ -56,6 +58,8 @@ pub struct Kernel {
     pub(crate) programs: Option<Programs>,
     /// Tables of a cold start that are being made.
     pub(crate) foreseen: Foreseen,
+    /// Made when it is first asked for: the verifier takes its time.
+    pub(crate) check: Option<CheckInstance>,
     /// What will be `programs`.
     pub(crate) loading: Option<Loading>,
     /// The programs are this build's, and use the live tables.
@@ -83,6 +87,7 @@ impl Kernel {
             live: None,
             programs: None,
             foreseen: Foreseen::default(),
+            check: None,
             loading: None,
             current: false,
             pinned: false,
@@ -270,6 +275,10 @@ impl Datapath for Kernel {
 
     fn stage(&mut self, delta: &TablesDelta) -> Result<()> {
         self.stage_all(delta)
+    }
+
+    fn probe(&mut self, copy: TableCopy, probes: &[Probe]) -> Result<Vec<Vec<ProbeStep>>> {
+        self.probe_all(copy, probes)
     }
 
     fn flip(&mut self) -> Result<Generation> {

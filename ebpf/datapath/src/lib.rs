@@ -26,6 +26,7 @@ mod observe;
 mod pins;
 pub mod prefix_tree;
 mod prepare;
+mod probe;
 mod programs;
 mod sessions;
 mod sided;

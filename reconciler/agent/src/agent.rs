@@ -243,7 +243,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             }
             Err(error) => {
                 self.failed(&error);
-                if matches!(error, Error::Manifests(_) | Error::Compile(_) | Error::Guard(_))
+                if matches!(error, Error::Manifests(_) | Error::Compile(_) | Error::Guard(_) | Error::FlowTests(_))
                     && let Err(error) = self.keep(look)
                 {
                     self.failed(&error);

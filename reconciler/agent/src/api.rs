@@ -61,6 +61,7 @@ pub(crate) fn router<D: Inspect + 'static, S: Store + 'static>(shared: Shared<D,
         .route("/v1/resume", post(resume::<D, S>))
         .route("/v1/get/{resource}", get(list::<D, S>))
         .route("/v1/trace", get(trace::<D, S>))
+        .route("/v1/test", post(flow_tests::<D, S>))
         .route("/v1/monitor", get(monitor::<D, S>))
         .fallback(|| async { refuse(&Error::Usage { what: "there is no such path".to_owned() }) })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -184,14 +185,16 @@ pub(crate) struct RollbackQuery {
     pub sequence: Option<u64>,
     pub mass_delete: bool,
     pub lockout: bool,
+    pub failed_tests: bool,
 }
 
 async fn rollback<D: Inspect + 'static, S: Store + 'static>(
     State(shared): State<Shared<D, S>>,
     Query(query): Query<RollbackQuery>,
 ) -> Response {
-    let allow = Allow { mass_delete: query.mass_delete, lockout: query.lockout };
-    answer(shared.handle.call(move |agent| agent.rollback(query.sequence, allow)).await)
+    let RollbackQuery { sequence, mass_delete, lockout, failed_tests } = query;
+    let allow = Allow { mass_delete, lockout, failed_tests };
+    answer(shared.handle.call(move |agent| agent.rollback(sequence, allow)).await)
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -257,6 +260,21 @@ async fn trace<D: Inspect + 'static, S: Store + 'static>(
         None => Err(Error::NothingApplied),
     };
     answer(shared.handle.call(traced).await)
+}
+
+/// Without a body: the tests of what is applied.
+async fn flow_tests<D: Inspect + 'static, S: Store + 'static>(
+    State(shared): State<Shared<D, S>>,
+    body: Bytes,
+) -> Response {
+    let manifests = match body.is_empty() {
+        true => None,
+        false => match bundle::decode(&body) {
+            Ok(manifests) => Some(manifests),
+            Err(error) => return refuse(&error),
+        },
+    };
+    answer(shared.handle.call(move |agent| agent.engine().flow_tests_of(manifests.as_ref())).await)
 }
 
 async fn monitor<D: Inspect + 'static, S: Store + 'static>(State(shared): State<Shared<D, S>>) -> Response {

@@ -13,8 +13,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::{
-    Allow, ApplyDocument, Error, Failure, HistoryDocument, ListDocument, Manifests, PlanDocument, Resource,
-    StatusDocument, SuspendDocument, TraceDocument,
+    Allow, ApplyDocument, Error, Failure, FlowTestsDocument, HistoryDocument, ListDocument, Manifests, PlanDocument,
+    Resource, StatusDocument, SuspendDocument, TraceDocument,
     api::{HistoryQuery, ListQuery, PlanQuery, RollbackQuery, SuspendQuery, TraceQuery},
     bundle,
 };
@@ -72,7 +72,8 @@ impl Client {
     }
 
     pub async fn rollback(&self, sequence: Option<u64>, allow: Allow) -> Result<ApplyDocument, Error> {
-        let query = RollbackQuery { sequence, mass_delete: allow.mass_delete, lockout: allow.lockout };
+        let Allow { mass_delete, lockout, failed_tests } = allow;
+        let query = RollbackQuery { sequence, mass_delete, lockout, failed_tests };
         self.ask(Method::POST, "/v1/rollback", &query, Bytes::new()).await
     }
 
@@ -99,6 +100,12 @@ impl Client {
         let query =
             TraceQuery { source: source.to_owned(), destination: destination.to_owned(), port: port.to_owned() };
         self.ask(Method::GET, "/v1/trace", &query, Bytes::new()).await
+    }
+
+    /// Runs flow tests on the live tables: those of `manifests`, or of what is applied.
+    pub async fn flow_tests(&self, manifests: Option<&Manifests>) -> Result<FlowTestsDocument, Error> {
+        let body = manifests.map_or_else(Bytes::new, |manifests| bundle::encode(manifests).into());
+        self.ask(Method::POST, "/v1/test", &Nothing {}, body).await
     }
 
     /// Drops, one line of JSON each, until `each` fails or the agent stops.

@@ -137,7 +137,8 @@ fn judge(node: &Knowledge<'_>) -> [Verdict; 7] {
 
 /// Trying again does not help: the manifests, the command line or the machine must change.
 fn needs_somebody(failure: &Failure) -> bool {
-    [Exit::INVALID, Exit::USAGE, Exit::OTHER_WRITER, Exit::CAPABILITY, Exit::KERNEL].contains(&failure.exit)
+    let exits = [Exit::INVALID, Exit::USAGE, Exit::OTHER_WRITER, Exit::CAPABILITY, Exit::KERNEL];
+    exits.contains(&failure.exit) || failure.code == "flow-test"
 }
 
 fn entries(count: u64) -> String {

@@ -6,7 +6,7 @@ use weir_plan::{DatapathError, StoreError};
 use weir_schema::{Diagnostic, Diagnostics};
 use weir_source::{EtcdError, SourceError};
 
-use crate::Refusal;
+use crate::{FlowTestsDocument, Refusal};
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,8 @@ pub enum Error {
     Compile(Vec<CompileError>),
     #[error("{0}")]
     Guard(Refusal),
+    #[error("{}", failed_tests(.0))]
+    FlowTests(Box<FlowTestsDocument>),
     #[error("{0}")]
     Source(#[from] SourceError),
     #[error("{0}")]
@@ -46,6 +48,11 @@ pub enum Error {
     /// What an agent answered.
     #[error("{}", .0.message)]
     Remote(Box<Failure>),
+}
+
+fn failed_tests(tests: &FlowTestsDocument) -> String {
+    let failed = tests.failed().map(|failed| format!("\n  {}: {}", failed.test, failed.complaint()));
+    format!("{} of {} flow tests failed{}", tests.summary.failed, tests.summary.total(), failed.collect::<String>())
 }
 
 fn lines(errors: &[CompileError]) -> String {
@@ -156,6 +163,7 @@ impl Error {
             Self::Manifests(_) => "invalid-manifests",
             Self::Compile(errors) => errors.first().map_or("invalid-manifests", |error| error.code),
             Self::Guard(refusal) => refusal.code(),
+            Self::FlowTests(_) => "flow-test",
             Self::Source(error) => error.code(),
             Self::Datapath(error) => match error {
                 DatapathError::Full { .. } => "table-full",
@@ -216,6 +224,7 @@ impl Error {
             Self::Unreachable { .. } => Exit::UNREACHABLE,
             Self::Ambiguous { .. } | Self::Usage { .. } => Exit::USAGE,
             Self::Store(_)
+            | Self::FlowTests(_)
             | Self::NoCommit { .. }
             | Self::NothingApplied
             | Self::NothingEarlier
@@ -229,6 +238,9 @@ impl Error {
     pub fn help(&self) -> Option<String> {
         let help = match self {
             Self::Guard(refusal) => refusal.help(),
+            Self::FlowTests(_) => {
+                "nothing went live; mend the rule or the test, or pass --allow-failed-tests if this is what you want"
+            }
             Self::Source(error) => error.help(),
             Self::Datapath(DatapathError::Full { .. }) => "raise the limit in NodeConfig, or put less into the set",
             Self::Datapath(DatapathError::NotPermitted { .. }) => "run as root, or grant the capability",
@@ -254,6 +266,7 @@ impl Error {
         match self {
             Self::Manifests(diagnostics) => diagnostics.0.iter().map(Problem::from).collect(),
             Self::Compile(errors) => errors.iter().map(Problem::from).collect(),
+            Self::FlowTests(tests) => tests.failed().map(Problem::from).collect(),
             Self::Remote(failure) => failure.errors.clone(),
             _ => Vec::new(),
         }

@@ -23,6 +23,7 @@ mod drops;
 mod engine;
 mod error;
 mod fleet;
+mod flow_test;
 mod guard;
 mod handle;
 mod inspect;
@@ -54,6 +55,10 @@ pub use documents::{
 pub use engine::{Applied, Engine, EngineOptions, Look, Planned};
 pub use error::{Error, Exit, Failure, Problem};
 pub use fleet::{FleetDocument, FleetOptions, NodeDocument, RevisionDocument};
+pub use flow_test::{
+    FlowDocument, FlowResult, FlowSummary, FlowTestsDocument, Judge, Result as FlowTestResult, VerdictDocument,
+    flow_tests_by_oracle,
+};
 pub use guard::{Allow, Refusal};
 pub use handle::Handle;
 pub use inspect::{Attachment, EventSource, Inspect, Metrics, TableSize};

@@ -19,6 +19,12 @@ impl Snapshot {
         self.inventory.get(&weir_compile::key(object))
     }
 
+    /// Where an object begins.
+    pub fn place_of_object(&self, object: &ObjectRef) -> Option<Place> {
+        let object = self.object(object)?;
+        Some(Place { file: object.origin.path.clone(), line: object.origin.line })
+    }
+
     /// Where a rule stands; of a list, the entry that covers `address`.
     pub fn place_of_rule(&self, rule: &RuleRef, address: Option<IpAddr>) -> Option<Place> {
         let object = self.object(&rule.object)?;

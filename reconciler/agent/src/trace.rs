@@ -1,4 +1,6 @@
 //! Which rule decides about a flow, with its line.
+use std::net::IpAddr;
+
 use weir_compile::{Outcome, Party, TraceError, TraceFlow};
 use weir_plan::RuleRef;
 
@@ -36,17 +38,8 @@ impl Snapshot {
         let trace = self.compiled.trace(&flow).map_err(refused)?;
         let mut steps = Vec::new();
         for device in &trace.prefilter {
-            // The list entry that covers whichever end the rule looks at.
-            let rule = device.rule.as_ref().map(|rule| {
-                let addresses = [trace.source.address, trace.destination.address];
-                addresses
-                    .into_iter()
-                    .flatten()
-                    .find_map(|address| {
-                        Some(self.rule_document(rule, Some(address))).filter(|found| found.line.is_some())
-                    })
-                    .unwrap_or_else(|| self.rule_document(rule, None))
-            });
+            let ends = [trace.source.address, trace.destination.address];
+            let rule = device.rule.as_ref().map(|rule| self.rule_between(rule, ends));
             steps.push(StepDocument {
                 step: "prefilter".to_owned(),
                 interface: Some(device.interface.to_string()),
@@ -80,7 +73,13 @@ impl Snapshot {
         })
     }
 
-    pub(crate) fn rule_document(&self, rule: &RuleRef, address: Option<std::net::IpAddr>) -> RuleDocument {
+    /// A rule that decided about a flow: of a list, the entry that covers whichever end the rule looks at.
+    pub(crate) fn rule_between(&self, rule: &RuleRef, ends: [Option<IpAddr>; 2]) -> RuleDocument {
+        let of_an_end = |address| Some(self.rule_document(rule, Some(address))).filter(|found| found.line.is_some());
+        ends.into_iter().flatten().find_map(of_an_end).unwrap_or_else(|| self.rule_document(rule, None))
+    }
+
+    pub(crate) fn rule_document(&self, rule: &RuleRef, address: Option<IpAddr>) -> RuleDocument {
         let place = self.place_of_rule(rule, address);
         RuleDocument {
             object: ObjectDocument::from(&rule.object),

@@ -227,7 +227,7 @@ async fn a_mass_deletion_waits_for_somebody_who_means_it() {
     assert_eq!(world.prefixes(), 1);
     let error = agent.client.apply(None, Allow::default()).await.unwrap_err();
     assert_eq!((error.code(), error.exit().0), ("mass-delete", 65));
-    agent.client.apply(None, Allow { mass_delete: true, lockout: false }).await.unwrap();
+    agent.client.apply(None, Allow { mass_delete: true, ..Allow::default() }).await.unwrap();
     assert_eq!(world.prefixes(), 0);
     agent.status_where("it converged", |status| status.state == "converged").await;
     agent.stop().await;

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use std::sync::Arc;
 
-use weir_abi::{Generation, PolicyEntry, Side};
+use weir_abi::{Generation, PolicyEntry, Reason, Side};
 use weir_agent::{Allow, Applied, Engine, EngineOptions, Error, Look, Manifests, Planned};
 use weir_plan::{
-    Commit, InterfaceFacts, InterfaceName, NodeFacts, Operation, Phase, Store, Wiring,
+    Commit, InterfaceFacts, InterfaceName, NodeFacts, Operation, Phase, Store, TableCopy, Wiring,
     fake::{FakeDatapath, FakeStore, Fault, Faults, Live},
 };
 use weir_source::{Revision, SourceFile};
@@ -37,6 +37,13 @@ impl World {
         let datapath = FakeDatapath::new(facts, faults.clone());
         datapath.kernel(|kernel| kernel.netns.insert("db".to_owned()));
         Self { datapath, store: FakeStore::new(faults.clone()), faults }
+    }
+
+    /// One whose kernel drops probes to a port.
+    fn refusing() -> Self {
+        let world = Self::new();
+        world.datapath.kernel(|kernel| kernel.refused_ports.insert(REFUSED, (Reason::PolicyDeny, 1)));
+        world
     }
 
     /// A new process: everything that was only in memory is gone.
@@ -101,14 +108,37 @@ fn policy(port: u16) -> String {
     )
 }
 
+/// The fake kernel refuses what it is told to, whatever the policy says.
+fn flow_test(port: u16) -> String {
+    format!(
+        "apiVersion: weir/v1alpha1\nkind: FlowTest\nmetadata: {{name: db}}\nspec:\n  from: {{endpoint: web}}\n  to: {{endpoint: db}}\n  protocol: TCP\n  port: {port}\n  expect: {{verdict: allow}}\n"
+    )
+}
+
 fn first() -> Manifests {
-    manifests(&[("node.yaml", NODE), ("filter.yaml", &filter(&["198.51.100.0/24"])), ("policy.yaml", &policy(5432))])
+    let filter = filter(&["198.51.100.0/24"]);
+    let (policy, test) = (policy(5432), flow_test(5432));
+    manifests(&[("node.yaml", NODE), ("filter.yaml", &filter), ("policy.yaml", &policy), ("test.yaml", &test)])
 }
 
 fn second() -> Manifests {
     let filter = filter(&["198.51.100.0/24", "203.0.113.0/24"]);
-    manifests(&[("node.yaml", NODE), ("filter.yaml", &filter), ("policy.yaml", &policy(5433))])
+    let (policy, test) = (policy(5433), flow_test(5433));
+    manifests(&[("node.yaml", NODE), ("filter.yaml", &filter), ("policy.yaml", &policy), ("test.yaml", &test)])
 }
+
+/// As `second`, with a test that the fake kernel of [`World::refusing`] lets nobody pass.
+fn refused() -> Manifests {
+    let (policy, test) = (policy(5433), flow_test(REFUSED));
+    manifests(&[
+        ("node.yaml", NODE),
+        ("policy.yaml", &policy),
+        ("test.yaml", &test),
+        ("filter.yaml", &filter(&["192.0.2.0/24"])),
+    ])
+}
+
+const REFUSED: u16 = 7777;
 
 fn plan(engine: &mut TestEngine, manifests: &Manifests) -> Planned {
     engine.plan(manifests, Look::Kernel).unwrap_or_else(|error| panic!("{error}"))
@@ -158,8 +188,9 @@ fn a_comment_changes_nothing() {
     applied(&mut engine, &first());
     let effort = world.effort();
     let commented = format!("# a comment\n\n{}", policy(5432));
-    let commented =
-        manifests(&[("node.yaml", NODE), ("filter.yaml", &filter(&["198.51.100.0/24"])), ("renamed.yaml", &commented)]);
+    let (filter, test) = (filter(&["198.51.100.0/24"]), flow_test(5432));
+    let files = [("node.yaml", NODE), ("filter.yaml", &filter), ("renamed.yaml", &commented), ("test.yaml", &test)];
+    let commented = manifests(&files);
     for mut engine in [engine, world.engine()] {
         let planned = plan(&mut engine, &commented);
         assert!(planned.plan.is_empty(), "{:?}", planned.plan);
@@ -180,7 +211,8 @@ fn only_what_differs_is_written() {
     // The new prefix, and the policy entry under its new port in place of the old.
     assert_eq!(planned.plan.active.len(), 3, "{:?}", planned.plan.active);
     assert_eq!(planned.plan.standby, planned.plan.active);
-    assert_eq!(planned.plan.summary.update, 2);
+    // With its test.
+    assert_eq!(planned.plan.summary.update, 3);
     engine.apply(planned, Allow::default(), Operation::Apply).unwrap();
     let after = world.effort();
     assert_eq!((after.0 - before.0, after.1 - before.1, after.2 - before.2), (1, 3, 0));
@@ -341,6 +373,90 @@ fn any_fault_in_a_rollback_can_be_repeated() {
             }
         }
     }
+}
+
+#[test]
+fn a_commit_that_fails_its_tests_leaves_everything_as_it_was() {
+    let world = World::refusing();
+    let mut engine = world.engine();
+    applied(&mut engine, &first());
+    engine.catch_up().unwrap();
+    let (before, effort) = (world.live(), world.effort());
+    world.faults.forget();
+    let Err(Error::FlowTests(tests)) = apply(&mut engine, &refused()) else { panic!("it was not refused") };
+    assert_eq!((tests.summary.passed, tests.summary.failed), (0, 1));
+    let probed = world.datapath.kernel(|kernel| kernel.probed.clone());
+    assert_eq!(probed.last().map(|(copy, probe)| (*copy, probe.port)), Some((TableCopy::Standby, REFUSED)));
+    let after = world.live();
+    assert_eq!((after.sides, after.generation, after.wiring), (before.sides, before.generation, before.wiring));
+    assert_eq!((world.effort().0, world.effort().3), (effort.0, effort.3), "no flip, no commit");
+    assert!(world.store.disk(|disk| disk.journal.as_ref().is_some_and(|journal| journal.phase == Phase::Settled)));
+
+    // What the engine knows is still right: it need not look again.
+    world.faults.forget();
+    assert!(applied(&mut engine, &second()).flipped);
+    assert!(!world.faults.calls().contains(&"observe"), "{:?}", world.faults.calls());
+    assert_converged(&world, &second(), "after a refusal");
+
+    // Whoever means it says so.
+    let allow = Allow { failed_tests: true, ..Allow::default() };
+    let planned = engine.plan_to_apply(&refused(), Look::Known, allow).unwrap();
+    assert!(engine.apply(planned, allow, Operation::Apply).unwrap().flipped);
+}
+
+#[test]
+fn a_refusal_that_is_interrupted_anywhere_harms_nothing() {
+    let prepare = || {
+        let world = World::refusing();
+        let mut engine = world.engine();
+        applied(&mut engine, &first());
+        world.faults.forget();
+        (world, engine)
+    };
+    let (world, mut engine) = prepare();
+    apply(&mut engine, &refused()).unwrap_err();
+    let count = world.faults.calls().len();
+    assert!(world.faults.calls().contains(&"probe"));
+    for call in 0..count {
+        for fault in Fault::ALL {
+            for dies in [false, true] {
+                let (world, mut engine) = prepare();
+                world.faults.plan(call, fault);
+                let context = format!("call {call}, {fault:?}, dies {dies}");
+                assert!(apply(&mut engine, &refused()).is_err(), "{context}");
+                assert_eq!(world.effort().0, 1, "{context}: nothing went live");
+                world.faults.forget();
+                if dies {
+                    engine = world.engine();
+                }
+                // What was live stays so, and is nobody's drift.
+                let outcome = apply(&mut engine, &first()).unwrap_or_else(|error| panic!("{context}: {error}"));
+                assert!(outcome.commit.is_none_or(|commit| commit.drift == 0), "{context}");
+                assert_converged(&world, &first(), &context);
+                applied(&mut engine, &second());
+                assert_converged(&world, &second(), &context);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_only_healed_was_proven_before() {
+    let world = World::new();
+    let mut engine = world.engine();
+    applied(&mut engine, &first());
+    let probed = world.datapath.kernel(|kernel| kernel.probed.len());
+    // By now the test would fail, and the drift is healed all the same.
+    world.datapath.kernel(|kernel| {
+        kernel.refused_ports.insert(5432, (Reason::PolicyDeny, 1));
+        let live = kernel.live.as_mut().unwrap();
+        let side = live.generation.side.index() as usize;
+        live.sides[side].policy = Default::default();
+    });
+    let planned = engine.plan_to_apply(&first(), Look::Kernel, Allow::default()).unwrap();
+    assert!(planned.plan.summary.drift > 0);
+    assert!(engine.apply(planned, Allow::default(), Operation::Heal).unwrap().flipped);
+    assert_eq!(world.datapath.kernel(|kernel| kernel.probed.len()), probed);
 }
 
 #[test]
@@ -512,9 +628,9 @@ fn mass_deletion_must_be_meant() {
     for (manifests, text) in [
         (
             manifests(&[]),
-            "every CidrFilter (1), every Endpoint (2), every NetworkPolicy (1), every Node (1), every NodeConfig (1)",
+            "every CidrFilter (1), every Endpoint (2), every FlowTest (1), every NetworkPolicy (1), every Node (1), every NodeConfig (1)",
         ),
-        (without_policy, "every NetworkPolicy (1)"),
+        (without_policy, "every FlowTest (1), every NetworkPolicy (1)"),
     ] {
         let error = apply(&mut engine, &manifests).unwrap_err();
         assert_eq!((error.code(), error.exit().0), ("mass-delete", 65));
@@ -522,7 +638,7 @@ fn mass_deletion_must_be_meant() {
         assert_eq!(world.effort(), effort);
     }
     let planned = engine.plan(&manifests(&[]), Look::Known).unwrap();
-    engine.apply(planned, Allow { mass_delete: true, lockout: false }, Operation::Apply).unwrap();
+    engine.apply(planned, Allow { mass_delete: true, ..Allow::default() }, Operation::Apply).unwrap();
     assert!(world.live().wiring.hooks.is_empty());
 }
 
@@ -545,7 +661,7 @@ fn a_session_to_the_host_is_not_cut_unless_that_is_meant() {
     );
     assert_eq!(world.effort(), effort);
     let planned = engine.plan(&closed, Look::Known).unwrap();
-    engine.apply(planned, Allow { mass_delete: false, lockout: true }, Operation::Apply).unwrap();
+    engine.apply(planned, Allow { lockout: true, ..Allow::default() }, Operation::Apply).unwrap();
     // Cut already: no reason to refuse what comes next.
     let more = manifests(&[("node.yaml", NODE), ("filter.yaml", &filter(&["198.51.100.0/24", "192.0.2.0/25"]))]);
     applied(&mut engine, &more);
@@ -576,7 +692,7 @@ fn a_reboot_is_a_cold_start_not_drift() {
     let mut engine = world.engine();
     let planned = plan(&mut engine, &first());
     assert!(planned.plan.drift.is_empty());
-    assert_eq!(planned.plan.summary.create, 6);
+    assert_eq!(planned.plan.summary.create, 7);
     engine.apply(planned, Allow::default(), Operation::Apply).unwrap();
     assert_converged(&world, &first(), "rebooted");
     assert!(plan(&mut world.engine(), &first()).is_settled());

@@ -158,6 +158,9 @@ pub struct AllowArgs {
     /// Cut established TCP sessions to this host
     #[arg(long)]
     pub allow_lockout: bool,
+    /// Go live whatever flow tests say
+    #[arg(long)]
+    pub allow_failed_tests: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -244,6 +247,17 @@ pub enum Verb {
         destination: String,
         /// `tcp/80`, `udp/53`, `icmp/8`, …
         port: String,
+    },
+    /// Run flow tests: on the live tables of the agent, or by the oracle from the manifests alone
+    Test {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// Ask the oracle, even where an agent runs: needs no privilege and no kernel
+        #[arg(long)]
+        oracle: bool,
+        /// Without an agent, send the packets all the same, on what is live here
+        #[arg(long, conflicts_with = "oracle")]
+        live: bool,
     },
     /// Print dropped packets and the rules that dropped them
     Monitor,

@@ -25,6 +25,11 @@ impl World<'_> {
         })
     }
 
+    /// Whether some filter looks at what arrives on `interface`.
+    pub fn is_watched(&self, interface: &str) -> bool {
+        self.filters().any(|(_, filter)| self.watches(filter, interface))
+    }
+
     fn watches(&self, filter: &CidrFilterSpec, interface: &str) -> bool {
         let globs = if filter.interfaces.is_empty() { self.devices() } else { filter.interfaces.clone() };
         globs.iter().any(|glob| glob_matches(glob.as_bytes(), interface.as_bytes()))

@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use weir_abi::{Generation, Side};
 
-use crate::{Capacity, InterfaceName, NodeFacts, Session, Tables, TablesDelta, Wiring, WiringDelta};
+use crate::{
+    Capacity, InterfaceName, NodeFacts, Probe, ProbeStep, Session, TableCopy, Tables, TablesDelta, Wiring, WiringDelta,
+};
 
 /// The kernel's side of the door.
 ///
@@ -42,6 +44,10 @@ pub trait Datapath {
 
     /// Writes `delta` to the standby side, deletes first, and reads back what was written.
     fn stage(&mut self, delta: &TablesDelta) -> Result<(), DatapathError>;
+
+    /// Sends packets through the programs, on either copy of the tables, unseen by traffic: with a conntrack, counters and
+    /// events of their own. Gives for each probe what every program made of it, up to the first that dropped it.
+    fn probe(&mut self, copy: TableCopy, probes: &[Probe]) -> Result<Vec<Vec<ProbeStep>>, DatapathError>;
 
     /// One store: the standby side goes live under a new epoch.
     fn flip(&mut self) -> Result<Generation, DatapathError>;

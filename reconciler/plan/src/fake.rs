@@ -8,11 +8,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use weir_abi::Generation;
+use weir_abi::{Generation, Reason};
 
 use crate::{
     Capacity, Commit, Datapath, DatapathError, Delta, InterfaceName, Journal, NetnsFacts, NodeFacts, Numbering,
-    Observed, Session, Store, StoreError, Suspension, Tables, TablesDelta, Wiring, WiringDelta,
+    Observed, Probe, ProbeStep, Session, Store, StoreError, Suspension, TableCopy, Tables, TablesDelta, Wiring,
+    WiringDelta,
 };
 
 /// How far a call gets that is told to fail.
@@ -81,6 +82,10 @@ pub struct FakeKernel {
     pub netns: BTreeSet<String>,
     pub sessions: Vec<Session>,
     pub flips: u64,
+    /// Probes to these ports are dropped at their first hook, by the rule; all others pass.
+    pub refused_ports: BTreeMap<u16, (Reason, u32)>,
+    /// Every probe, and on which copy it was.
+    pub probed: Vec<(TableCopy, Probe)>,
     /// Entries that `stage` wrote.
     pub written: u64,
     /// Devices and hooks that `build` and `tear` touched.
@@ -237,6 +242,23 @@ impl Datapath for FakeDatapath {
                 kernel.violations.push("the standby side was written before `grace` had returned".to_owned());
             }
             Ok(())
+        })
+    }
+
+    fn probe(&mut self, copy: TableCopy, probes: &[Probe]) -> Result<Vec<Vec<ProbeStep>>, DatapathError> {
+        self.call("probe", |kernel, _| {
+            kernel.probed.extend(probes.iter().map(|probe| (copy, probe.clone())));
+            let refused = &kernel.refused_ports;
+            let steps = |probe: &Probe| {
+                let (reason, rule) = refused.get(&probe.port).copied().unwrap_or((Reason::Forwarded, 0));
+                let step = |at: &crate::HookKey, answer| ProbeStep { at: at.clone(), answer, reason, rule };
+                let way = probe.way.iter().map(|at| step(at, false));
+                if reason.is_drop() {
+                    return way.take(1).collect();
+                }
+                way.chain(probe.back.iter().map(|at| step(at, true))).collect()
+            };
+            Ok(probes.iter().map(steps).collect())
         })
     }
 

@@ -38,8 +38,10 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         }
         self.guard_planned(&planned, allow)?;
         let nobody_wants_back = !planned.plan.drift.is_empty() || interrupted_at_flip(planned.unfinished);
-        let applied = self.execute(planned, operation, restores);
+        let applied = self.execute(planned, allow, operation, restores);
         match &applied {
+            // Nothing of it is left.
+            Err(Error::FlowTests(_)) => {}
             Err(_) => self.forget(),
             // The standby side now holds what somebody else wrote, or what no commit tells of.
             Ok(applied) if nobody_wants_back && applied.flipped => {
@@ -92,7 +94,13 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         Ok(())
     }
 
-    fn execute(&mut self, planned: Planned, operation: Operation, restores: Option<u64>) -> Result<Applied, Error> {
+    fn execute(
+        &mut self,
+        planned: Planned,
+        allow: Allow,
+        operation: Operation,
+        restores: Option<u64>,
+    ) -> Result<Applied, Error> {
         let Planned { desired, applied, live, plan, sequence, unfinished, mut timings, work, mut numbering, .. } =
             planned;
         let mut watch = Stopwatch::start();
@@ -103,10 +111,26 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             false => self.prepare(&desired, sequence, unfinished)?,
         };
         timings.prepare_us += watch.lap();
-        if let Err(error) = self.stage(&plan, live.is_some(), planned.prepared) {
+        // What was proven already, and is only healed, is not held up.
+        let proven = planned.objects.is_empty();
+        let staged = self.stage(&plan, live.is_some(), planned.prepared).and_then(|()| match proven {
+            true => Ok(()),
+            false => self.check(&desired, flips, allow.failed_tests),
+        });
+        if let Err(error) = staged {
             let kept = applied.as_ref().map(|applied| &applied.compiled.wiring);
-            if let Err(error) = self.datapath.tear(&undo(&plan.wiring, kept)) {
+            let torn = self.datapath.tear(&undo(&plan.wiring, kept));
+            if let Err(error) = &torn {
                 tracing::warn!(%error, "what was built for an apply that failed is left behind; the next plan sees it");
+            }
+            let as_before = match (&error, &live) {
+                (Error::FlowTests(_), Some(live)) if torn.is_ok() && unfinished.is_none() => {
+                    self.unstage(live, &plan, &desired, journal)
+                }
+                _ => false,
+            };
+            if !as_before {
+                self.forget();
             }
             return Err(error);
         }
@@ -196,6 +220,24 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             self.datapath.build(&WiringDelta { devices: Vec::new(), hooks: hooks.clone() })?;
         }
         Ok(())
+    }
+
+    /// Takes back what was staged: nothing of a commit that was refused is to be found by the next. Whether all is as it
+    /// was before.
+    fn unstage(&mut self, live: &Observed, plan: &Plan, refused: &Snapshot, mut journal: Journal) -> bool {
+        if refused.compiled.capacity != live.capacity || !plan.standby_drift.is_empty() {
+            return false;
+        }
+        let mut staged = live.standby().clone();
+        staged.apply(&plan.standby);
+        let back = if plan.active.is_empty() { TablesDelta::default() } else { staged.diff(live.standby()) };
+        journal.sequence = journal.sequence.saturating_sub(1);
+        journal.phase = Phase::Settled;
+        let settled = self.write_standby(&back, true).and_then(|()| Ok(self.store.note(&journal)?));
+        if let Err(error) = &settled {
+            tracing::warn!(%error, "what was staged for a commit that was refused is left behind; the next plan sees it");
+        }
+        settled.is_ok()
     }
 
     pub(super) fn write_standby(&mut self, delta: &TablesDelta, warm: bool) -> Result<(), Error> {

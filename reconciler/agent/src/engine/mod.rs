@@ -3,6 +3,7 @@
 //! Everything that decides is in [`Engine::plan`] and changes nothing; everything that acts is in [`Engine::apply`].
 //! After any failure the engine forgets what it believed and looks again.
 mod apply;
+mod check;
 mod memory;
 mod plan;
 mod rollback;

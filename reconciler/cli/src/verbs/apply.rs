@@ -12,7 +12,7 @@ use crate::{
 
 impl From<AllowArgs> for Allow {
     fn from(args: AllowArgs) -> Self {
-        Self { mass_delete: args.allow_mass_delete, lockout: args.allow_lockout }
+        Self { mass_delete: args.allow_mass_delete, lockout: args.allow_lockout, failed_tests: args.allow_failed_tests }
     }
 }
 

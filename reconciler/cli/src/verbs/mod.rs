@@ -12,6 +12,7 @@ mod run;
 mod schema;
 mod status;
 mod suspend;
+mod test;
 mod trace;
 mod uninstall;
 mod validate;
@@ -57,6 +58,7 @@ async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
         Verb::Status { .. } => status::run(context).await,
         Verb::Get { what, name } => get::run(context, what, name.as_deref()).await,
         Verb::Trace { source, destination, port } => trace::run(context, &source, &destination, &port).await,
+        Verb::Test { source, oracle, live } => test::run(context, &source, test::Judges { oracle, live }).await,
         Verb::Monitor => monitor::run(context).await,
         Verb::History { limit } => history::run(context, limit).await,
         Verb::Suspend { duration, reason } => suspend::suspend(context, &reason, duration).await,
