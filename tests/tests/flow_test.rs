@@ -239,6 +239,42 @@ fn an_agent_keeps_the_last_good_commit_and_says_which_test_failed() {
     });
 }
 
+#[test]
+fn a_diff_says_which_flows_meet_another_fate() {
+    Node::run(|node| {
+        write(node);
+        node.apply();
+        let none = node.expect(0, &["diff", "-f", ".", "--flows"]);
+        assert!(none.stdout.contains("no flow changes its verdict"), "{none}");
+        assert!(
+            node.expect(0, &["diff", "-f", ".", "--flows", "-o", "json"]).json()["flows"]
+                .as_array()
+                .unwrap()
+                .is_empty()
+        );
+        assert!(node.expect(0, &["diff", "-f", ".", "-o", "json"]).json()["flows"].is_null());
+
+        node.write("rules.yaml", &RULES.replace("port: 5432, protocol: TCP", "port: 5433, protocol: TCP"));
+        let alone = node.expect(1, &["diff", "-f", ".", "--flows"]);
+        for needle in [
+            "flows that change their verdict:",
+            "10.10.0.2 -> 10.10.0.3 tcp/5432  (FlowTest default/web-db)",
+            "default/app=web -> default/app=db tcp/5432 ingress",
+            "    - allow by NetworkPolicy default/db spec.ingress[0].toPorts[0].ports[0] (rules.yaml:25)",
+            "    + deny by no rule",
+            "default/app=web -> default/app=db tcp/5433 ingress",
+        ] {
+            assert!(alone.stdout.contains(needle), "{needle}: {alone}");
+        }
+        let document = node.expect(1, &["diff", "-f", ".", "--flows", "-o", "json"]).json();
+        let agent = node.agent(&["--resync", "1h"]);
+        assert_eq!(node.expect(1, &["diff", "-f", ".", "--flows"]).stdout, alone.stdout, "the agent says the same");
+        let of_agent = node.expect(1, &["diff", "-f", ".", "--flows", "-o", "json"]).json();
+        assert_eq!(of_agent["flows"], document["flows"]);
+        drop(agent);
+    });
+}
+
 fn by_name(document: &Value) -> BTreeMap<String, (String, String)> {
     let results = document["results"].as_array().unwrap();
     let verdict = |result: &Value| format!("{} {}", result["actual"]["verdict"], result["actual"]["reason"]);

@@ -2,6 +2,9 @@
 //! the kernel is `property_kernel.rs`.
 use std::sync::Arc;
 
+use serde_json::Value;
+use weir_compile::{TraceFlow, Who, flow_changes};
+use weir_oracle::FlowProtocol;
 use weir_plan::{Numbering, Provenance};
 use weir_tests::property::{
     census::Census,
@@ -57,6 +60,48 @@ fn compiled_tables_say_what_the_evaluator_says() {
     let first: Vec<String> = found.iter().take(20).map(ToString::to_string).collect();
     assert!(found.is_empty(), "{} disagreements:\n{}", found.len(), first.join("\n"));
     census.close(&counts);
+}
+
+/// A commit that takes policies and filters away: whenever a flow meets another fate, `diff --flows` has something to say.
+#[test]
+fn no_flow_changes_its_verdict_untold() {
+    let (mut changed, mut told) = (0, 0);
+    for seed in seeds(1500) {
+        let set = generate(seed);
+        let mut random = Random::new(seed ^ 0x5eed);
+        let judges = ["NetworkPolicy", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy", "CidrFilter"];
+        let is_judge = |document: &Value| judges.iter().any(|kind| document["kind"] == *kind);
+        let mut fewer = set.documents.clone();
+        fewer.retain(|document| !is_judge(document) || random.chance(66));
+        let Ok(fewer) = try_objects(&set.rewritten(fewer)) else { continue };
+        let mut numbering = Numbering::default();
+        let mut compile = |inventory, sequence| {
+            compiled(inventory, &facts(), &mut numbering, sequence)
+                .unwrap_or_else(|errors| panic!("set {seed:#x} does not compile: {errors}"))
+        };
+        let (before, after) = (compile(&objects(&set), 1), compile(&fewer, 2));
+        let changes = flow_changes(&before, &after);
+        told += usize::from(!changes.is_empty());
+        for flow in flows(&set, &mut Random::new(seed), FLOWS) {
+            let (protocol, port) = match flow.protocol {
+                FlowProtocol::Tcp { destination, .. } => (6, destination),
+                FlowProtocol::Udp { destination, .. } => (17, destination),
+                FlowProtocol::Sctp { destination, .. } => (132, destination),
+                FlowProtocol::Icmp { kind } => (1, kind.into()),
+                FlowProtocol::Icmpv6 { kind } => (58, kind.into()),
+                FlowProtocol::Other(number) => (number, 0),
+            };
+            let (source, destination) = (Who::Addresses(vec![flow.source]), Who::Addresses(vec![flow.destination]));
+            let asked = TraceFlow { source, destination, protocol, port };
+            let [was, is] = [&before, &after].map(|compiled| compiled.trace(&asked).unwrap().passes());
+            if was != is {
+                changed += 1;
+                assert!(!changes.is_empty(), "set {seed:#x}: {flow} passed: {was}, passes: {is}, and nothing is told");
+            }
+        }
+    }
+    println!("{changed} flows changed, {told} commits were told of");
+    assert!(changed > 100 && told > 100, "{changed} flows, {told} commits");
 }
 
 #[test]

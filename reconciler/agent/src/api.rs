@@ -95,6 +95,9 @@ async fn status<D: Inspect + 'static, S: Store + 'static>(State(shared): State<S
 pub(crate) struct PlanQuery {
     /// Entries of one object, for people; everything otherwise.
     pub limit: Option<usize>,
+    /// Say which flows would change their verdict.
+    #[serde(default)]
+    pub flows: bool,
 }
 
 async fn plan<D: Inspect + 'static, S: Store + 'static>(
@@ -103,7 +106,16 @@ async fn plan<D: Inspect + 'static, S: Store + 'static>(
     body: Bytes,
 ) -> Response {
     let planned = match bundle::decode(&body) {
-        Ok(manifests) => shared.handle.call(move |agent| agent.plan(&manifests)).await.flatten(),
+        Ok(manifests) => {
+            let plan = move |agent: &mut crate::Agent<D, S>| {
+                let mut planned = agent.plan(&manifests)?;
+                if query.flows {
+                    planned.show_flows()?;
+                }
+                Ok(planned)
+            };
+            shared.handle.call(plan).await.flatten()
+        }
         Err(error) => Err(error),
     };
     let planned = match planned {

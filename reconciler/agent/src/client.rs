@@ -49,8 +49,8 @@ impl Client {
     }
 
     /// A plan for people: at most `limit` entries an object.
-    pub async fn plan(&self, manifests: &Manifests, limit: usize) -> Result<PlanDocument, Error> {
-        let query = PlanQuery { limit: Some(limit) };
+    pub async fn plan(&self, manifests: &Manifests, limit: usize, flows: bool) -> Result<PlanDocument, Error> {
+        let query = PlanQuery { limit: Some(limit), flows };
         self.ask(Method::POST, "/v1/plan", &query, bundle::encode(manifests).into()).await
     }
 
@@ -58,10 +58,12 @@ impl Client {
     pub async fn plan_json(
         &self,
         manifests: &Manifests,
+        flows: bool,
         each: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), Error> {
         let body = bundle::encode(manifests).into();
-        let response = self.send(Method::POST, "/v1/plan", &PlanQuery::default(), body).await?;
+        let query = PlanQuery { limit: None, flows };
+        let response = self.send(Method::POST, "/v1/plan", &query, body).await?;
         self.stream(response, each).await
     }
 

@@ -56,8 +56,8 @@ pub use engine::{Applied, Engine, EngineOptions, Look, Planned};
 pub use error::{Error, Exit, Failure, Problem};
 pub use fleet::{FleetDocument, FleetOptions, NodeDocument, RevisionDocument};
 pub use flow_test::{
-    FlowDocument, FlowResult, FlowSummary, FlowTestsDocument, Judge, Result as FlowTestResult, VerdictDocument,
-    flow_tests_by_oracle,
+    FateDocument, FlowChangeDocument, FlowDocument, FlowResult, FlowSummary, FlowTestsDocument, Judge,
+    Result as FlowTestResult, VerdictDocument, flow_tests_by_oracle,
 };
 pub use guard::{Allow, Refusal};
 pub use handle::Handle;

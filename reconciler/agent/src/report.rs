@@ -22,13 +22,22 @@ impl Planned {
         let source = self.desired.manifests.plan_source();
         let Self { desired, plan, .. } = self;
         let kept = desired.kept();
-        let view = PlanView { node: &desired.node, source: &source, plan, limit: None, kept: &kept, places: None };
+        let flows = self.flows.as_deref();
+        let view =
+            PlanView { node: &desired.node, source: &source, plan, limit: None, kept: &kept, places: None, flows };
         serde_json::to_writer(out, &view).map_err(io::Error::from)
     }
 
     /// With few of each object's entries, and where their rules stand.
     pub fn document(&self, limit: usize) -> PlanDocument {
-        document(&self.plan, &self.desired, self.applied.as_deref(), limit)
+        let document = document(&self.plan, &self.desired, self.applied.as_deref(), limit);
+        PlanDocument { flows: self.flows.clone(), ..document }
+    }
+
+    /// From now on, the views say which flows would change their verdict.
+    pub fn show_flows(&mut self) -> Result<(), Error> {
+        self.flows = Some(self.desired.flow_changes(self.applied.as_deref())?);
+        Ok(())
     }
 }
 
@@ -43,7 +52,8 @@ fn document(plan: &Plan, desired: &Snapshot, applied: Option<&Snapshot>, limit: 
     let source = desired.manifests.plan_source();
     let places = Some(Places { desired, applied });
     let kept = desired.kept();
-    PlanView { node: &desired.node, source: &source, plan, limit: Some(limit), kept: &kept, places }.document()
+    let (node, limit) = (&desired.node, Some(limit));
+    PlanView { node, source: &source, plan, limit, kept: &kept, places, flows: None }.document()
 }
 
 impl<D: Inspect, S: Store> Engine<D, S> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, ser::SerializeSeq};
 use weir_plan::{AnyChange, Delta, ObjectChange, ObjectRef, Plan, Summary};
 
-use crate::{Place, Snapshot};
+use crate::{FlowChangeDocument, Place, Snapshot};
 
 pub const FORMAT_VERSION: &str = "1";
 
@@ -33,6 +33,8 @@ pub struct PlanView<'a> {
     pub kept: &'a [ObjectRef],
     /// Where an entry's rule stands: for people, who see few entries.
     pub places: Option<Places<'a>>,
+    /// Flows that change their verdict, if that was asked for.
+    pub flows: Option<&'a [FlowChangeDocument]>,
 }
 
 /// The two sides that an entry may come from.
@@ -64,6 +66,9 @@ pub struct PlanDocument {
     pub changes: Vec<ChangeDocument>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<KeptDocument>,
+    /// Flows that change their verdict, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<Vec<FlowChangeDocument>>,
     pub summary: SummaryDocument,
     pub digest: String,
 }
@@ -191,6 +196,8 @@ impl Serialize for PlanView<'_> {
             changes: Changes<'a>,
             #[serde(skip_serializing_if = "Vec::is_empty")]
             kept: Vec<KeptDocument>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            flows: Option<&'a [FlowChangeDocument]>,
             summary: SummaryDocument,
             digest: String,
         }
@@ -203,6 +210,7 @@ impl Serialize for PlanView<'_> {
             more: self.left_out(drift),
             changes: Changes(self),
             kept: self.kept.iter().map(KeptDocument::from).collect(),
+            flows: self.flows,
             summary: self.plan.summary.into(),
             digest: hexadecimal(&self.plan.digest),
         }
@@ -240,6 +248,7 @@ impl PlanView<'_> {
             more: self.left_out(drift.len() + standby_drift.len()),
             changes: changes.collect(),
             kept: self.kept.iter().map(KeptDocument::from).collect(),
+            flows: self.flows.map(<[_]>::to_vec),
             summary: self.plan.summary.into(),
             digest: hexadecimal(&self.plan.digest),
         }
@@ -381,8 +390,16 @@ mod tests {
 
     fn text(limit: Option<usize>) -> String {
         let source = PlanSource { kind: "dir".into(), revision: "0123".into(), author: None, subject: None };
-        serde_json::to_string(&PlanView { node: "n1", source: &source, plan: &plan(), limit, kept: &[], places: None })
-            .unwrap()
+        serde_json::to_string(&PlanView {
+            node: "n1",
+            source: &source,
+            plan: &plan(),
+            limit,
+            kept: &[],
+            places: None,
+            flows: None,
+        })
+        .unwrap()
     }
 
     #[test]
@@ -394,7 +411,8 @@ mod tests {
             assert_eq!(document.changes[1].entries.len() + document.changes[1].more, 12);
             assert_eq!(document.drift.len() + document.more, 12);
             let source = PlanSource { kind: "dir".into(), revision: "0123".into(), author: None, subject: None };
-            let view = PlanView { node: "n1", source: &source, plan: &plan(), limit, kept: &[], places: None };
+            let view =
+                PlanView { node: "n1", source: &source, plan: &plan(), limit, kept: &[], places: None, flows: None };
             assert_eq!(view.document(), document);
         }
     }

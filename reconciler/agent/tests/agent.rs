@@ -255,7 +255,7 @@ async fn drift_is_shown_then_healed_and_while_suspended_only_shown() {
     assert_eq!(status.state, "suspended");
     assert_eq!(status.suspended.unwrap().reason, "looking around");
     assert_eq!((world.prefixes(), world.flips()), (0, 2));
-    let plan = agent.client.plan(&own(&world), 10).await.unwrap();
+    let plan = agent.client.plan(&own(&world), 10, false).await.unwrap();
     assert_eq!((plan.drift.len(), plan.drift[0].action.as_str()), (1, "delete"));
 
     agent.client.resume().await.unwrap();
@@ -277,7 +277,7 @@ async fn a_plan_through_the_socket_is_whole_and_changes_nothing() {
     let many: Vec<String> = (0..5000).map(|n| format!("100.{}.{}.0/24", n / 256, n % 256)).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let manifests = foreign(&[("node.yaml", NODE), ("filter.yaml", &filter(&many))]);
-    let short = agent.client.plan(&manifests, 10).await.unwrap();
+    let short = agent.client.plan(&manifests, 10, false).await.unwrap();
     let change = short.changes.iter().find(|change| &*change.object.kind == "CidrFilter").unwrap();
     assert_eq!((change.entries.len(), change.more), (10, 4991), "5000 new ones and the one that goes");
     let placed = change.entries.iter().filter(|entry| entry.line.is_some()).count();
@@ -287,7 +287,7 @@ async fn a_plan_through_the_socket_is_whole_and_changes_nothing() {
     for bytes in &mut whole {
         agent
             .client
-            .plan_json(&manifests, |chunk| {
+            .plan_json(&manifests, false, |chunk| {
                 bytes.extend_from_slice(chunk);
                 Ok(())
             })

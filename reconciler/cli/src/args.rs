@@ -176,11 +176,18 @@ pub enum Verb {
         source: SourceArgs,
         #[command(flatten)]
         revisions: RevisionArgs,
+        /// Also show which flows would change their verdict: those of flow tests, and one for each pair of identities
+        /// and each rule that speaks of them
+        #[arg(long)]
+        flows: bool,
     },
     /// As diff, and exits 0
     Plan {
         #[command(flatten)]
         source: SourceArgs,
+        /// Also show which flows would change their verdict
+        #[arg(long)]
+        flows: bool,
     },
     /// Make the manifests live, in one flip
     Apply {

@@ -1,7 +1,7 @@
 //! A plan as a tired person reads it.
 use std::io::{self, Write};
 
-use weir_agent::{ChangeDocument, EntryDocument, PlanDocument};
+use weir_agent::{ChangeDocument, EntryDocument, FlowChangeDocument, PlanDocument};
 
 use crate::out::{Ink, Paint};
 
@@ -39,7 +39,25 @@ pub fn changes(document: &PlanDocument, paint: Paint, out: &mut dyn Write) -> io
     for kept in &document.kept {
         writeln!(out, "{}", paint.paint(Ink::Dim, &format!("= {}  {}", kept.object, kept.note)))?;
     }
+    if let Some(changed) = &document.flows {
+        flows(changed, paint, out)?;
+    }
     writeln!(out, "{}", paint.paint(Ink::Bold, &summary(document)))
+}
+
+fn flows(changed: &[FlowChangeDocument], paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    if changed.is_empty() {
+        return writeln!(out, "no flow changes its verdict");
+    }
+    writeln!(out, "flows that change their verdict:")?;
+    for flow in changed {
+        let test = flow.test.as_ref().map(|test| format!("  ({test})")).unwrap_or_default();
+        let ink = if flow.after.verdict == "allow" { Ink::Green } else { Ink::Red };
+        writeln!(out, "  {}{test}", paint.paint(ink, &flow.to_string()))?;
+        writeln!(out, "    - {}", flow.before)?;
+        writeln!(out, "    + {}", flow.after)?;
+    }
+    Ok(())
 }
 
 /// As much of a revision's name as tells it from others.

@@ -192,7 +192,7 @@ impl Compiled {
         Party { address, identity, labels, endpoint: address.and_then(|address| self.endpoint_at(address)) }
     }
 
-    fn prefilter(&self, source: Option<IpAddr>, destination: Option<IpAddr>) -> Vec<PrefilterDecision> {
+    pub(crate) fn prefilter(&self, source: Option<IpAddr>, destination: Option<IpAddr>) -> Vec<PrefilterDecision> {
         let hooks = self.wiring.hooks.iter().filter(|(key, _)| key.hook == Hook::XdpIngress);
         let decide = |interface: &InterfaceName| {
             let group = self.tables.interfaces.get(interface).map_or(0, |info| info.prefilter_group as usize);

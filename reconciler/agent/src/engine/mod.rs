@@ -19,7 +19,9 @@ use weir_plan::{
 use weir_schema::Options;
 
 use self::memory::Memory;
-use crate::{Error, Manifests, Snapshot, Timings, WorkDocument, WrittenDocument, manifests::Parser};
+use crate::{
+    Error, FlowChangeDocument, Manifests, Snapshot, Timings, WorkDocument, WrittenDocument, manifests::Parser,
+};
 
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -52,6 +54,8 @@ pub struct Planned {
     pub spared: bool,
     pub timings: Timings,
     pub work: WorkDocument,
+    /// By [`Planned::show_flows`].
+    pub flows: Option<Vec<FlowChangeDocument>>,
     numbering: Numbering,
     /// Objects that are not what they were.
     objects: Vec<(ObjectRef, Action)>,

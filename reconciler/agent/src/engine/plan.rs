@@ -200,6 +200,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             spared,
             timings,
             work,
+            flows: None,
             numbering,
             objects,
             prepared,

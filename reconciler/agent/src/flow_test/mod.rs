@@ -1,4 +1,5 @@
 //! Flow tests: what became of their packets, beside what was expected.
+mod changes;
 mod oracle;
 
 use std::{fmt, net::IpAddr};
@@ -8,6 +9,7 @@ use weir_compile::{FlowCase, Untestable};
 use weir_plan::{ObjectRef, ProbeStep, Provenance as _};
 use weir_schema::{DenyReason, Expectation, ExpectedVerdict};
 
+pub use changes::{FateDocument, FlowChangeDocument};
 pub use oracle::flow_tests_by_oracle;
 
 use crate::{FORMAT_VERSION, ObjectDocument, Place, Problem, RuleDocument, Snapshot, trace::protocol_name};

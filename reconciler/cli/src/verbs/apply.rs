@@ -68,6 +68,7 @@ fn finish(context: &Context, document: ApplyDocument) -> Result<Exit, Error> {
             more: 0,
             changes: document.changes.clone(),
             kept: document.kept.clone(),
+            flows: None,
             summary: document.summary,
             digest: document.digest.clone(),
         };

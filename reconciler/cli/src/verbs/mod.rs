@@ -37,8 +37,8 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
             Ok(Exit::DONE)
         }
         Verb::Doctor => doctor::run(context),
-        Verb::Diff { source, revisions: RevisionArgs { from: Some(from), to, all_nodes } } => {
-            revisions::run(context, &source, &from, &to, all_nodes)
+        Verb::Diff { source, revisions: RevisionArgs { from: Some(from), to, all_nodes }, flows } => {
+            revisions::run(context, &source, &revisions::Asked { from, to, all_nodes, flows })
         }
         Verb::Run { source, intervals, fleet } => run::run(context, &source, intervals, &fleet),
         Verb::Push { source, to } => push::push(context, &source, &to),
@@ -51,8 +51,10 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
 /// Verbs that ask the agent first.
 async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
     match verb {
-        Verb::Diff { source, revisions: RevisionArgs { from: None, .. } } => plan::run(context, &source, true).await,
-        Verb::Plan { source } => plan::run(context, &source, false).await,
+        Verb::Diff { source, revisions: RevisionArgs { from: None, .. }, flows } => {
+            plan::run(context, &source, true, flows).await
+        }
+        Verb::Plan { source, flows } => plan::run(context, &source, false, flows).await,
         Verb::Apply { source, allow } => apply::run(context, &source, allow).await,
         Verb::Rollback { sequence, allow } => apply::rollback(context, sequence, allow).await,
         Verb::Status { .. } => status::run(context).await,

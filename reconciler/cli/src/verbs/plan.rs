@@ -8,14 +8,14 @@ use crate::{
 };
 
 /// `diff` and `plan`: the same plan, another exit code.
-pub async fn run(context: &Context, args: &SourceArgs, diff: bool) -> Result<Exit, Error> {
+pub async fn run(context: &Context, args: &SourceArgs, diff: bool, flows: bool) -> Result<Exit, Error> {
     let manifests = Source::new(&context.global, args)?.read()?;
     let exit = |differs: bool| if diff && differs { Exit::FAILED } else { Exit::DONE };
     let format = context.global.output;
     if let Some(agent) = context.agent().await? {
         if let Format::Text | Format::Name = format {
             let limit = if format == Format::Name { 0 } else { SHOWN };
-            let document = agent.plan(&manifests, limit).await?;
+            let document = agent.plan(&manifests, limit, flows).await?;
             show(context, &document)?;
             return Ok(exit(differs(&document)));
         }
@@ -24,7 +24,7 @@ pub async fn run(context: &Context, args: &SourceArgs, diff: bool) -> Result<Exi
             bytes.extend_from_slice(chunk);
             Ok(())
         };
-        agent.plan_json(&manifests, keep).await?;
+        agent.plan_json(&manifests, flows, keep).await?;
         let broken = |cause: serde_json::Error| Error::Unreachable {
             socket: context.global.socket.display().to_string(),
             cause: cause.to_string(),
@@ -34,7 +34,10 @@ pub async fn run(context: &Context, args: &SourceArgs, diff: bool) -> Result<Exi
         return Ok(exit(differs(&document)));
     }
     let mut engine = context.engine(args.ignore_foreign)?;
-    let planned = engine.plan(&manifests, Look::Kernel)?;
+    let mut planned = engine.plan(&manifests, Look::Kernel)?;
+    if flows {
+        planned.show_flows()?;
+    }
     match format {
         Format::Json => out::print(|out| {
             planned.write_json(&mut *out)?;

@@ -53,7 +53,16 @@ struct Commit {
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn run(context: &Context, args: &SourceArgs, from: &str, to: &str, all_nodes: bool) -> Result<Exit, Error> {
+/// What is compared, and how.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub from: String,
+    pub to: String,
+    pub all_nodes: bool,
+    pub flows: bool,
+}
+
+pub fn run(context: &Context, args: &SourceArgs, asked: &Asked) -> Result<Exit, Error> {
     let (name, mut source) = repository(context, args)?;
     let mut side = |rev: &str| -> Result<Commit, Error> {
         let revision = source.read_at(rev, PATIENCE)?;
@@ -61,10 +70,10 @@ pub fn run(context: &Context, args: &SourceArgs, from: &str, to: &str, all_nodes
         let inventory = parse(&manifests, rev, args.ignore_foreign)?;
         Ok(Commit { rev: rev.to_owned(), manifests, inventory })
     };
-    let (from, to) = (side(from)?, side(to)?);
+    let (from, to) = (side(&asked.from)?, side(&asked.to)?);
 
     let known: BTreeSet<String> = [&from, &to].iter().flat_map(|side| weir_compile::nodes(&side.inventory)).collect();
-    let nodes = if all_nodes {
+    let nodes = if asked.all_nodes {
         known.into_iter().collect()
     } else {
         let node = context.node().to_string();
@@ -81,7 +90,7 @@ pub fn run(context: &Context, args: &SourceArgs, from: &str, to: &str, all_nodes
         Format::Text => Some(SHOWN),
         Format::Name => Some(0),
     };
-    let plans = nodes.iter().map(|node| plan(&from, &to, node, limit)).collect::<Result<Vec<_>, _>>()?;
+    let plans = nodes.iter().map(|node| plan(&from, &to, node, limit, asked.flows)).collect::<Result<Vec<_>, _>>()?;
     let changed = plans.iter().filter(|plan| writes(plan)).count();
     let differ = plans.iter().any(|plan| writes(plan) || !plan.changes.is_empty());
     let document = RevisionsDocument {
@@ -138,7 +147,7 @@ fn parse(manifests: &Manifests, rev: &str, ignore_foreign: bool) -> Result<Inven
 }
 
 /// What `to` would change on a node where `from` is live and nothing drifted.
-fn plan(from: &Commit, to: &Commit, node: &str, limit: Option<usize>) -> Result<PlanDocument, Error> {
+fn plan(from: &Commit, to: &Commit, node: &str, limit: Option<usize>, flows: bool) -> Result<PlanDocument, Error> {
     let facts = weir_compile::assumed_facts(&[&from.inventory, &to.inventory], node);
     let mut numbering = Numbering::default();
     let mut compile = |side: &Commit, sequence: u64| -> Result<Snapshot, Error> {
@@ -167,7 +176,8 @@ fn plan(from: &Commit, to: &Commit, node: &str, limit: Option<usize>) -> Result<
     let plan = Plan::new(desired.target(), Some(applied.target()), Some(&live), &objects);
     let source = to.manifests.plan_source();
     let places = limit.map(|_| Places { desired: &desired, applied: Some(&applied) });
-    Ok(PlanView { node, source: &source, plan: &plan, limit, kept: &[], places }.document())
+    let flows = if flows { Some(desired.flow_changes(Some(&applied))?) } else { None };
+    Ok(PlanView { node, source: &source, plan: &plan, limit, kept: &[], places, flows: flows.as_deref() }.document())
 }
 
 impl Commit {
