@@ -59,6 +59,28 @@ fn policies() {
     applied("policies");
 }
 
+/// Its tests pass, and a commit that breaks one does not go live.
+#[test]
+fn flow_tests() {
+    applied("flow-tests");
+    Node::run(|node| {
+        let root = examples().join("flow-tests");
+        copy(node, &root, &root);
+        let shown = node.expect(0, &["test", "-f", "."]);
+        assert!(shown.stdout.contains("5 passed, 0 failed, 0 skipped"), "{shown}");
+        node.apply();
+        let shown = node.expect(0, &["test", "--live"]);
+        assert!(shown.stdout.contains("5 passed, 0 failed, 0 skipped"), "{shown}");
+        println!("{shown}");
+        let policies = fs::read_to_string(root.join("policies.yaml")).unwrap();
+        node.write("policies.yaml", &policies.replace("port: 5432", "port: 5433"));
+        println!("{}", node.expect(1, &["diff", "-f", ".", "--flows"]));
+        let refused = node.expect(1, &["apply", "-f", "."]);
+        assert!(refused.stderr.contains("FlowTest default/web-reaches-db"), "{refused}");
+        println!("{refused}");
+    });
+}
+
 /// The walk-through as it is; its repository is where it is told.
 #[test]
 fn git() {
@@ -89,7 +111,7 @@ fn every_example_has_its_test() {
     let entries = fs::read_dir(examples()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(
         entries.collect::<BTreeSet<_>>(),
-        ["etcd", "git", "policies", "quickstart", "systemd"].map(str::to_owned).into()
+        ["etcd", "flow-tests", "git", "policies", "quickstart", "systemd"].map(str::to_owned).into()
     );
 }
 

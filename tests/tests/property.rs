@@ -1,9 +1,9 @@
 //! The property, in memory: compiled tables answer as the reference evaluator does. The same with the real programs in
 //! the kernel is `property_kernel.rs`.
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
-use weir_compile::{TraceFlow, Who, flow_changes};
+use weir_compile::{Outcome, Trace, TraceFlow, Who, flow_changes};
 use weir_oracle::FlowProtocol;
 use weir_plan::{Numbering, Provenance};
 use weir_tests::property::{
@@ -66,7 +66,9 @@ fn compiled_tables_say_what_the_evaluator_says() {
 #[test]
 fn no_flow_changes_its_verdict_untold() {
     let (mut changed, mut told) = (0, 0);
-    for seed in seeds(1500) {
+    let seeds = seeds(1500);
+    let sets = (seeds.end - seeds.start) as usize;
+    for seed in seeds {
         let set = generate(seed);
         let mut random = Random::new(seed ^ 0x5eed);
         let judges = ["NetworkPolicy", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy", "CidrFilter"];
@@ -93,15 +95,22 @@ fn no_flow_changes_its_verdict_untold() {
             };
             let (source, destination) = (Who::Addresses(vec![flow.source]), Who::Addresses(vec![flow.destination]));
             let asked = TraceFlow { source, destination, protocol, port };
-            let [was, is] = [&before, &after].map(|compiled| compiled.trace(&asked).unwrap().passes());
-            if was != is {
+            let [was, is] = [&before, &after].map(|compiled| compiled.trace(&asked).unwrap());
+            // A device that no filter watches drops nothing.
+            let fate = |trace: &Trace| {
+                let dropped = trace.prefilter.iter().filter(|device| device.drops);
+                let judged = trace.egress.iter().chain(&trace.ingress);
+                let dropped: BTreeSet<_> = dropped.map(|device| device.interface.clone()).collect();
+                (dropped, judged.map(|decision| decision.outcome).all(Outcome::passes))
+            };
+            if fate(&was) != fate(&is) {
                 changed += 1;
-                assert!(!changes.is_empty(), "set {seed:#x}: {flow} passed: {was}, passes: {is}, and nothing is told");
+                assert!(!changes.is_empty(), "set {seed:#x}: {flow}, and nothing is told: {was:#?} {is:#?}");
             }
         }
     }
     println!("{changed} flows changed, {told} commits were told of");
-    assert!(changed > 100 && told > 100, "{changed} flows, {told} commits");
+    assert!(changed > sets / 4 && told > sets / 4, "{changed} flows, {told} commits of {sets}");
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use weir_abi::{DIRECTION_EGRESS, DIRECTION_INGRESS, PEER_ANY, PROTO_ANY, PolicyKey, RULE_NONE, SubjectInfo, identity};
-use weir_plan::{InterfaceName, ObjectRef, Prefix4, Prefix6, Provenance as _, RuleRef, Table};
+use weir_plan::{InterfaceName, ObjectRef, Prefix4, Prefix6, Provenance as _, RuleRef, Tables};
 
 use crate::{
     Compiled, FlowCase, Outcome, Trace, TraceFlow, Who,
@@ -141,10 +142,14 @@ impl Diff<'_> {
     }
 
     fn addresses(&mut self) {
-        let (before, after) = (&self.before.tables, &self.after.tables);
-        let v4 = before.ipcache4.diff(&after.ipcache4).into_iter().map(|change| change.key.to_ip_net().addr());
-        let v6 = before.ipcache6.diff(&after.ipcache6).into_iter().map(|change| change.key.to_ip_net().addr());
-        for address in v4.chain(v6) {
+        let (before, after) = (&*self.before.tables, &*self.after.tables);
+        let v4 = before.ipcache4.diff(&after.ipcache4).into_iter().map(|change| change.key.to_ip_net());
+        let v6 = before.ipcache6.diff(&after.ipcache6).into_iter().map(|change| change.key.to_ip_net());
+        let both = [before, after];
+        for net in v4.chain(v6) {
+            let Some(address) = own_address(net, &|net| both.iter().any(|tables| is_in_ipcache(tables, net))) else {
+                continue;
+            };
             let pair = (peer(before, address), peer(after, address));
             if pair.0 != pair.1 {
                 self.moved.entry(pair).or_insert(address);
@@ -291,7 +296,7 @@ impl Diff<'_> {
     /// One address for each pair of classes that a prefix had and has.
     fn filtered_addresses(&self) -> Vec<IpAddr> {
         let [before, after] = self.both().map(|compiled| &*compiled.tables);
-        let actions = |compiled: &weir_plan::Tables, class: u32| {
+        let actions = |compiled: &Tables, class: u32| {
             compiled.classes.get(&class).map(|class| class.cells.map(weir_abi::ClassCell::action))
         };
         let changed: BTreeSet<u32> = (before.classes.diff(&after.classes).into_iter())
@@ -299,28 +304,28 @@ impl Diff<'_> {
             .filter(|class| actions(before, *class) != actions(after, *class))
             .collect();
         let wired = self.before.wiring.hooks != self.after.wiring.hooks;
-        fn first<P: Copy + Ord>(
-            [before, after]: [&Table<P, u32>; 2],
-            changed: &BTreeSet<u32>,
-            all: bool,
-            address: impl Fn(P) -> IpAddr,
-            found: &mut Vec<IpAddr>,
-        ) {
-            found.extend(before.diff(after).into_iter().map(|change| address(change.key)));
-            if all || !changed.is_empty() {
-                let mut met = BTreeSet::new();
-                for (prefix, class) in before.iter().chain(after.iter()) {
-                    if (all || changed.contains(class)) && met.insert(*class) {
-                        found.push(address(*prefix));
+        let mut found = Vec::new();
+        let both = [before, after];
+        let own = |net| own_address(net, &|net| both.iter().any(|tables| is_in_prefilter(tables, net)));
+        let v4 = before.prefilter4.diff(&after.prefilter4).into_iter().map(|change| change.key.to_ip_net());
+        let v6 = before.prefilter6.diff(&after.prefilter6).into_iter().map(|change| change.key.to_ip_net());
+        found.extend(v4.chain(v6).filter_map(own));
+        if wired || !changed.is_empty() {
+            for tables in both {
+                let v4 = tables.prefilter4.iter().map(|(prefix, class)| (prefix.to_ip_net(), *class));
+                let v6 = tables.prefilter6.iter().map(|(prefix, class)| (prefix.to_ip_net(), *class));
+                let mut left: BTreeSet<u32> = tables.classes.iter().map(|(class, _)| *class).collect();
+                left.retain(|class| wired || changed.contains(class));
+                for (net, class) in v4.chain(v6) {
+                    if left.contains(&class)
+                        && let Some(address) = own(net)
+                    {
+                        left.remove(&class);
+                        found.push(address);
                     }
                 }
             }
         }
-        let mut found = Vec::new();
-        let v4 = |prefix: Prefix4| prefix.to_ip_net().addr();
-        let v6 = |prefix: Prefix6| prefix.to_ip_net().addr();
-        first([&before.prefilter4, &after.prefilter4], &changed, wired, v4, &mut found);
-        first([&before.prefilter6, &after.prefilter6], &changed, wired, v6, &mut found);
         let mut met = BTreeSet::new();
         found.retain(|address| {
             let classes = (prefilter_class(before, *address), prefilter_class(after, *address));
@@ -354,6 +359,42 @@ impl Diff<'_> {
             (before.passes != after.passes).then_some(FlowChange { flow, before, after })
         };
         cases.into_iter().filter_map(changed).collect()
+    }
+}
+
+/// An address of the prefix that no longer prefix has taken; `None` where there is none, or none is found soon.
+fn own_address(net: IpNet, is_taken: &impl Fn(IpNet) -> bool) -> Option<IpAddr> {
+    const TRIES: usize = 256;
+    let mut address = net.network();
+    for _ in 0..TRIES {
+        let longer = (net.prefix_len() + 1..=net.max_prefix_len()).rev().filter_map(|length| {
+            let longer = IpNet::new(address, length).ok()?.trunc();
+            is_taken(longer).then_some(longer)
+        });
+        let Some(taken) = longer.last() else { return Some(address) };
+        // Behind it.
+        address = match taken.broadcast() {
+            IpAddr::V4(last) => IpAddr::V4(u32::from(last).checked_add(1)?.into()),
+            IpAddr::V6(last) => IpAddr::V6(u128::from(last).checked_add(1)?.into()),
+        };
+        if !net.contains(&address) {
+            return None;
+        }
+    }
+    None
+}
+
+fn is_in_ipcache(tables: &Tables, net: IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => tables.ipcache4.get(&Prefix4::from(net)).is_some(),
+        IpNet::V6(net) => tables.ipcache6.get(&Prefix6::from(net)).is_some(),
+    }
+}
+
+fn is_in_prefilter(tables: &Tables, net: IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => tables.prefilter4.get(&Prefix4::from(net)).is_some(),
+        IpNet::V6(net) => tables.prefilter6.get(&Prefix6::from(net)).is_some(),
     }
 }
 

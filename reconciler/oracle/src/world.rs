@@ -228,17 +228,16 @@ impl<'a> World<'a> {
         })
     }
 
-    /// Globs of this node's network devices, by the `NodeConfig`s that select it.
+    /// Globs of this node's network devices, by the `NodeConfig`s that select it; any, where none names them.
     pub(crate) fn devices(&self) -> Vec<String> {
         let labels = self.node_labels(self.node);
         let configs = self.objects.iter().filter_map(|object| match &object.spec {
             Spec::NodeConfig(spec) => Some(spec),
             _ => None,
         });
-        configs
-            .filter(|config| labels::selects(&config.node_selector, &labels))
-            .flat_map(|config| config.devices.clone().unwrap_or_default())
-            .collect()
+        let here = configs.filter(|config| labels::selects(&config.node_selector, &labels));
+        let named: Vec<Vec<String>> = here.filter_map(|config| config.devices.clone()).collect();
+        if named.is_empty() { vec!["*".to_owned()] } else { named.concat() }
     }
 
     /// Whether this node's endpoints are addressed from a range that holds the address.
