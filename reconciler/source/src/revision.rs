@@ -70,8 +70,8 @@ impl Revision {
     pub(crate) fn after(last: Option<&Arc<Self>>, files: Vec<SourceFile>) -> Arc<Self> {
         let mut revision = Self::named("", None, files);
         let Some(last) = last else { return Arc::new(revision.with_id()) };
-        // Content that is kept in the same place is not looked at.
-        if revision.files == last.files {
+        let is_same = |(one, other): (&SourceFile, &SourceFile)| one.hash == other.hash && one.path == other.path;
+        if revision.files.len() == last.files.len() && revision.files.iter().zip(&last.files).all(is_same) {
             return last.clone();
         }
         revision.share_paths(last);
