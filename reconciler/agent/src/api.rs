@@ -19,7 +19,9 @@ use tokio::sync::{broadcast, mpsc, watch};
 use weir_plan::Store;
 use weir_source::{Access, Source, SourceSpec};
 
-use crate::{Allow, Error, Exit, Failure, Handle, Inspect, LostDocument, Manifests, Resource, bundle};
+use crate::{
+    Allow, Error, Exit, Failure, Handle, Inspect, LostDocument, Manifests, Resource, bundle, exporter::Exporter,
+};
 
 /// What handlers share.
 pub(crate) struct Shared<D, S> {
@@ -50,7 +52,10 @@ impl<D, S> Clone for Shared<D, S> {
 /// Bodies are manifests, from a client that may write the socket.
 const BODY_LIMIT: usize = 1 << 30;
 
-pub(crate) fn router<D: Inspect + 'static, S: Store + 'static>(shared: Shared<D, S>) -> Router {
+pub(crate) fn router<D: Inspect + 'static, S: Store + 'static>(
+    shared: Shared<D, S>,
+    exporter: Exporter<D, S>,
+) -> Router {
     Router::new()
         .route("/v1/status", get(status::<D, S>))
         .route("/v1/plan", post(plan::<D, S>))
@@ -65,6 +70,7 @@ pub(crate) fn router<D: Inspect + 'static, S: Store + 'static>(shared: Shared<D,
         .fallback(|| async { refuse(&Error::Usage { what: "there is no such path".to_owned() }) })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(shared)
+        .merge(exporter.router())
 }
 
 fn refuse(error: &Error) -> Response {

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use weir_abi::{Counter, Direction};
-use weir_plan::{ObjectRef, Operation, Plan, Store};
+use weir_plan::{ObjectRef, Observed, Operation, Plan, Store};
 use weir_schema::Object;
 
 use crate::{
@@ -106,18 +106,7 @@ impl<D: Inspect, S: Store> Engine<D, S> {
             (_, _, false) => "pending",
             _ => "converged",
         };
-        let limits: BTreeMap<&str, usize> = applied
-            .iter()
-            .flat_map(|applied| &applied.compiled.usage)
-            .map(|usage| (usage.table, usage.limit))
-            .collect();
-        let tables = live.iter().flat_map(|live| {
-            live.active().lengths().into_iter().zip(live.standby().lengths()).map(|((table, active), (_, standby))| {
-                let limit = limits.get(table.trim_end_matches(['4', '6'])).copied();
-                TableDocument { table: table.to_owned(), active, standby, limit }
-            })
-        });
-        let tables: Vec<TableDocument> = tables.collect();
+        let tables = live.iter().flat_map(|live| table_documents(live, applied.as_deref())).collect();
         let attachments = match live {
             Some(_) => self.datapath().attachments()?,
             None => Vec::new(),
@@ -237,7 +226,7 @@ impl<D: Inspect, S: Store> Engine<D, S> {
         let item = |(reason, direction, counter): (weir_abi::Reason, Direction, Counter)| {
             json!({
                 "name": reason.name(),
-                "direction": match direction { Direction::Ingress => "ingress", Direction::Egress => "egress" },
+                "direction": direction.name(),
                 "drop": reason.is_drop(),
                 "packets": counter.packets,
                 "bytes": counter.bytes,
@@ -266,6 +255,18 @@ impl<D: Inspect, S: Store> Engine<D, S> {
         }
         Ok(items)
     }
+}
+
+/// How full the tables that manifests fill are.
+pub(crate) fn table_documents(live: &Observed, applied: Option<&Snapshot>) -> Vec<TableDocument> {
+    let limits: BTreeMap<&str, usize> =
+        applied.iter().flat_map(|applied| &applied.compiled.usage).map(|usage| (usage.table, usage.limit)).collect();
+    let sides = live.active().lengths().into_iter().zip(live.standby().lengths());
+    let document = |((table, active), (_, standby)): ((&str, usize), (_, usize))| {
+        let limit = limits.get(table.trim_end_matches(['4', '6'])).copied();
+        TableDocument { table: table.to_owned(), active, standby, limit }
+    };
+    sides.map(document).collect()
 }
 
 /// The fields that `get WHAT NAME` compares.

@@ -1,5 +1,5 @@
 //! Every verb and flag: help and completions come from here.
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weir_agent::Error;
@@ -194,6 +194,10 @@ pub enum Verb {
         intervals: Intervals,
         #[command(flatten)]
         fleet: FleetArgs,
+        /// Tell Prometheus at `http://ADDRESS:PORT/metrics`, and nothing else there, to whoever can reach it; an IPv6
+        /// address stands in brackets. The agent's socket has `/metrics` as well
+        #[arg(long, env = "WEIR_METRICS", value_name = "ADDRESS:PORT")]
+        metrics: Option<SocketAddr>,
     },
     /// Publish manifests to etcd, the whole set at once
     Push {

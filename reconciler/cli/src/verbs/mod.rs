@@ -39,7 +39,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
         Verb::Diff { source, revisions: RevisionArgs { from: Some(from), to, all_nodes } } => {
             revisions::run(context, &source, &from, &to, all_nodes)
         }
-        Verb::Run { source, intervals, fleet } => run::run(context, &source, intervals, &fleet),
+        Verb::Run { source, intervals, fleet, metrics } => run::run(context, &source, intervals, &fleet, metrics),
         Verb::Push { source, to } => push::push(context, &source, &to),
         Verb::Pull { from, directory, replace, etcd } => push::pull(context, &from, &directory, replace, &etcd),
         Verb::Status { all: true, from, fleet, etcd } => fleet::run(context, from.as_deref(), &fleet, &etcd),
