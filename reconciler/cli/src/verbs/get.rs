@@ -57,10 +57,12 @@ const fn columns(resource: Resource) -> &'static [Column] {
         ],
         Resource::Tables => &[
             ("TABLE", &["name"]),
-            ("SIDE", &["side"]),
+            ("SIDE", &["side", "state"]),
+            ("ENTRIES", &["entries"]),
             ("ACTIVE", &["active"]),
             ("STANDBY", &["standby"]),
             ("LIMIT", &["limit"]),
+            ("FULL %", &["percent"]),
             ("SLOTS", &["maxEntries"]),
             ("BYTES", &["bytes"]),
         ],
