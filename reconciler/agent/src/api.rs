@@ -15,12 +15,16 @@ use axum::{
 };
 use futures::stream;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    task::JoinError,
+};
 use weir_plan::Store;
 use weir_source::{Access, Source, SourceSpec};
 
 use crate::{
-    Allow, Error, Exit, Failure, Handle, Inspect, LostDocument, Manifests, Resource, bundle, exporter::Exporter,
+    Allow, Error, Exit, Failure, FlowQuery, Handle, Inspect, LostDocument, Manifests, Resource, bundle,
+    exporter::Exporter,
 };
 
 /// What handlers share.
@@ -65,6 +69,7 @@ pub(crate) fn router<D: Inspect + 'static, S: Store + 'static>(
         .route("/v1/suspend", post(suspend::<D, S>))
         .route("/v1/resume", post(resume::<D, S>))
         .route("/v1/get/{resource}", get(list::<D, S>))
+        .route("/v1/flows", get(flows::<D, S>))
         .route("/v1/trace", get(trace::<D, S>))
         .route("/v1/monitor", get(monitor::<D, S>))
         .fallback(|| async { refuse(&Error::Usage { what: "there is no such path".to_owned() }) })
@@ -245,6 +250,20 @@ async fn list<D: Inspect + 'static, S: Store + 'static>(
         return refuse(&Error::Usage { what: format!("there are no {resource} to list") });
     };
     answer(shared.handle.call(move |agent| agent.engine().list(resource, query.name.as_deref())).await)
+}
+
+/// The engine is asked for a view only: reading a million flows takes a while.
+async fn flows<D: Inspect + 'static, S: Store + 'static>(
+    State(shared): State<Shared<D, S>>,
+    Query(query): Query<FlowQuery>,
+) -> Response {
+    let view = match shared.handle.call(|agent| agent.engine().flow_view()).await.flatten() {
+        Ok(view) => view,
+        Err(error) => return refuse(&error),
+    };
+    let listed = tokio::task::spawn_blocking(move || view.list(&query)).await;
+    let failed = |cause: JoinError| Error::Failed { what: "list the flows".to_owned(), cause: cause.to_string() };
+    answer(listed.map_err(failed))
 }
 
 #[derive(Debug, Deserialize, Serialize)]

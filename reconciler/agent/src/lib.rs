@@ -24,6 +24,7 @@ mod engine;
 mod error;
 mod exporter;
 mod fleet;
+mod flow_list;
 mod flows;
 mod guard;
 mod handle;
@@ -58,6 +59,7 @@ pub use documents::{
 pub use engine::{Applied, Engine, EngineOptions, Look, Planned};
 pub use error::{Error, Exit, Failure, Problem};
 pub use fleet::{FleetDocument, FleetOptions, NodeDocument, RevisionDocument};
+pub use flow_list::{FlowDocument, FlowQuery, FlowVerdictDocument, FlowView, FlowsDocument};
 pub use flows::{FlowSource, NoFlows};
 pub use guard::{Allow, Refusal};
 pub use handle::Handle;
@@ -69,7 +71,7 @@ pub use resource::Resource;
 pub use run::{RunOptions, run};
 pub use snapshot::Snapshot;
 pub use timings::Timings;
-pub use trace::parse_port;
+pub use trace::{parse_port, parse_protocol};
 pub use view::{
     ChangeDocument, EntryDocument, FORMAT_VERSION, KeptDocument, ObjectDocument, Places, PlanDocument, PlanSource,
     PlanView, SummaryDocument, hexadecimal,

@@ -2,6 +2,7 @@
 mod apply;
 mod doctor;
 mod fleet;
+mod flows;
 mod get;
 mod history;
 mod monitor;
@@ -55,7 +56,7 @@ async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
         Verb::Apply { source, allow } => apply::run(context, &source, allow).await,
         Verb::Rollback { sequence, allow } => apply::rollback(context, sequence, allow).await,
         Verb::Status { .. } => status::run(context).await,
-        Verb::Get { what, name } => get::run(context, what, name.as_deref()).await,
+        Verb::Get { what, name, flows } => get::run(context, what, name.as_deref(), &flows).await,
         Verb::Trace { source, destination, port } => trace::run(context, &source, &destination, &port).await,
         Verb::Monitor => monitor::run(context).await,
         Verb::History { limit } => history::run(context, limit).await,
