@@ -61,6 +61,11 @@ impl Inventory {
         self.len() == 0
     }
 
+    /// Group and kind of the objects, and how many of them there are. Makes no object.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, &'static str, usize)> {
+        self.0.kinds.iter().map(|((group, kind), objects)| (*group, *kind, objects.len()))
+    }
+
     /// What leads from this set to another one. What they share is not looked at.
     pub fn changes_to(&self, to: &Self) -> Changes {
         let mut changes = Changes { before: self.clone(), after: to.clone(), ..Changes::default() };

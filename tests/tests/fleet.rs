@@ -60,6 +60,7 @@ impl Member {
         let facts = NodeFacts { interfaces: vec![eth0], tcx: true, ..NodeFacts::default() };
         let (datapath, store) = (FakeDatapath::new(facts, faults.clone()), FakeStore::new(faults));
         let options = RunOptions {
+            metrics: None,
             relieve: || {},
             specs: vec![SourceSpec::parse(source).unwrap()],
             access: Access::default(),

@@ -6,6 +6,16 @@ pub enum Direction {
     Egress = 1,
 }
 
+impl Direction {
+    /// As metrics, events and JSON have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal;)*) => {
         /// Why a packet was forwarded or dropped. Codes are stable: a number is never given a second meaning.

@@ -1,7 +1,7 @@
 //! Jiffies a second. User space is told another number (`USER_HZ`), so it is worked out.
 use std::{
     io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -18,23 +18,55 @@ const CHOICES: [u32; 4] = [100, 250, 300, 1000];
 const HEAD_START: f64 = 300.0;
 
 pub fn jiffies_per_second() -> Result<u32> {
-    let measured = || -> io::Result<Option<u32>> {
-        let program = sys::jiffies_program()?;
-        let now = || sys::test_run(program.as_fd(), &[0; 64], &[], 1).map(|run| run.retval);
-        match by_uptime(now()?, uptime()?) {
-            Some(hz) => Ok(Some(hz)),
-            None => by_ticks(now),
+    Clock::new().map(|clock| clock.hz)
+}
+
+/// The clock that programs go by, without what a test adds to it.
+#[derive(Debug)]
+pub struct Clock {
+    program: OwnedFd,
+    /// Jiffies a second.
+    pub hz: u32,
+}
+
+impl Clock {
+    pub fn new() -> Result<Self> {
+        let measured = || -> io::Result<Option<Self>> {
+            let program = sys::jiffies_program()?;
+            let now = || lower_half(&program);
+            let hz = match by_uptime(now()?, uptime()?) {
+                Some(hz) => Some(hz),
+                None => by_ticks(now)?,
+            };
+            Ok(hz.map(|hz| Self { program, hz }))
+        };
+        match measured() {
+            Ok(Some(clock)) => Ok(clock),
+            Ok(None) => Err(DatapathError::Failed {
+                doing: "measuring",
+                what: "jiffies a second".to_owned(),
+                cause: "they stand still".to_owned(),
+            }),
+            Err(cause) => Err(failed("measuring", "jiffies a second", cause)),
         }
-    };
-    match measured() {
-        Ok(Some(hz)) => Ok(hz),
-        Ok(None) => Err(DatapathError::Failed {
-            doing: "measuring",
-            what: "jiffies a second".to_owned(),
-            cause: "they stand still".to_owned(),
-        }),
-        Err(cause) => Err(failed("measuring", "jiffies a second", cause)),
     }
+
+    /// Jiffies since the kernel began, all 64 bits.
+    pub fn now(&self) -> Result<u64> {
+        let now = || -> io::Result<u64> { Ok(whole(lower_half(&self.program)?, uptime()?, self.hz)) };
+        now().map_err(|cause| failed("reading", "jiffies", cause))
+    }
+}
+
+fn lower_half(program: &OwnedFd) -> io::Result<u32> {
+    sys::test_run(program.as_fd(), &[0; 64], &[], 1).map(|run| run.retval)
+}
+
+/// The jiffies with this lower half that are nearest to where they stand after so many seconds. They begin in the lower
+/// half alone, whatever their width.
+fn whole(low: u32, uptime: f64, hz: u32) -> u64 {
+    let near = (1u64 << 32).wrapping_add_signed(((uptime - HEAD_START) * f64::from(hz)) as i64);
+    near.wrapping_add_signed(i64::from(low.wrapping_sub(near as u32).cast_signed()))
 }
 
 /// The one rate at which jiffies (their lower half) would stand where they do after so many seconds.
@@ -89,6 +121,21 @@ mod tests {
             }
             // Around zero every rate fits: ticks must be timed.
             assert_eq!(by_uptime(0, HEAD_START), None);
+        }
+    }
+
+    #[test]
+    fn the_upper_half_follows_from_the_uptime() {
+        for hz in CHOICES {
+            // The last two on either side of where the lower half begins anew, seconds off.
+            let begin = (1u64 << 32) - 300 * u64::from(hz);
+            for ticks in [0, 1, 299 * u64::from(hz), 300 * u64::from(hz), 301 * u64::from(hz), 1 << 32, 3 << 33] {
+                let jiffies = begin + ticks;
+                for off in [-2.0, 0.0, 2.0] {
+                    let uptime = ticks as f64 / f64::from(hz) + off;
+                    assert_eq!(whole(jiffies as u32, uptime, hz), jiffies, "{hz} after {uptime} s");
+                }
+            }
         }
     }
 }

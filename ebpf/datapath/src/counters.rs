@@ -15,15 +15,21 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metrics(Vec<Counter>);
 
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+/// The slot of events that were lost.
+const LOST: u32 = METRIC_SLOTS - 1;
+
 impl Metrics {
     pub(crate) fn read(map: &Map) -> Result<Self> {
         let mut cells = vec![0u8; size_of::<Counter>() * possible_cpus() as usize];
-        let mut slots = Vec::with_capacity(METRIC_SLOTS as usize);
-        for slot in 0..METRIC_SLOTS {
+        let mut slots = vec![Counter::default(); METRIC_SLOTS as usize];
+        // Most codes stand for no reason, and each slot is a system call.
+        let known = Reason::ALL.iter().flat_map(|reason| DIRECTIONS.map(|direction| metric_slot(*reason, direction)));
+        for slot in known.chain([LOST]) {
             sys::lookup_bytes(map.as_fd(), &slot, &mut cells)
                 .map_err(|cause| entry("reading from", "METRICS", slot, cause))?;
-            slots
-                .push(cells.chunks_exact(size_of::<Counter>()).filter_map(sys::value_of).fold(Counter::default(), sum));
+            let counters = cells.chunks_exact(size_of::<Counter>()).filter_map(sys::value_of);
+            slots[slot as usize] = counters.fold(Counter::default(), sum);
         }
         Ok(Self(slots))
     }
@@ -35,7 +41,7 @@ impl Metrics {
     /// Those that are not zero.
     pub fn iter(&self) -> impl Iterator<Item = (Reason, Direction, Counter)> + '_ {
         Reason::ALL.iter().flat_map(|reason| {
-            [Direction::Ingress, Direction::Egress]
+            DIRECTIONS
                 .into_iter()
                 .map(|direction| (*reason, direction, self.get(*reason, direction)))
                 .filter(|(_, _, counter)| *counter != Counter::default())
@@ -44,7 +50,7 @@ impl Metrics {
 
     /// Drop events that found the ring buffer full.
     pub fn lost_events(&self) -> u64 {
-        self.0[METRIC_SLOTS as usize - 1].packets
+        self.0[LOST as usize].packets
     }
 }
 

@@ -33,6 +33,11 @@ impl Word {
         count_stores(1);
     }
 
+    /// What [`Self::set_clock_offset`] has set.
+    pub fn clock_offset(&self) -> u64 {
+        self.0.read(0).clock_offset
+    }
+
     /// Jiffies that programs add to the clock: the simulated hours of a test.
     pub fn set_clock_offset(&mut self, jiffies: u64) {
         let runtime = Runtime { clock_offset: jiffies, ..self.0.read(0) };

@@ -1,5 +1,5 @@
 //! The kernel as a [`Datapath`].
-use std::{collections::BTreeMap, os::fd::AsFd as _, path::PathBuf};
+use std::{collections::BTreeMap, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use weir_abi::{Generation, Side};
 use weir_plan::{
@@ -9,6 +9,7 @@ use weir_plan::{
 
 use crate::{
     attach::Attacher,
+    clock::Clock,
     error::{Result, failed, netlink},
     generation::Barrier,
     live::{Finder, Foreseen, Live},
@@ -69,6 +70,8 @@ pub struct Kernel {
     /// Grace has returned for the last flip, in this process.
     pub(crate) quiet: bool,
     barrier: Option<Barrier>,
+    /// Made when somebody first asks how long flows have yet.
+    pub(crate) clock: Option<Arc<Clock>>,
     /// What each side's `interfaces` was last seen to call which index.
     pub(crate) names: [BTreeMap<InterfaceName, u32>; 2],
 }
@@ -93,6 +96,7 @@ impl Kernel {
             pinned: false,
             quiet: false,
             barrier: None,
+            clock: None,
             names: Default::default(),
         };
         kernel.find()?;

@@ -39,7 +39,7 @@ mod verify;
 mod wiring;
 
 pub use clock::jiffies_per_second;
-pub use conntrack::Conntrack;
+pub use conntrack::{Conntrack, FlowCount, Flows};
 pub use counters::{Metrics, RuleCounters};
 pub use doctor::Machine;
 pub use events::Events;

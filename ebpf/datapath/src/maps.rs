@@ -44,6 +44,11 @@ impl Map {
         }
     }
 
+    /// Another descriptor of the same map.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, info: self.info.clone() })
+    }
+
     pub const fn id(&self) -> u32 {
         self.info.id
     }

@@ -1,4 +1,6 @@
 //! Keeps a node as its source says: the decisions of the loop, one method per event. All of it runs on one thread.
+mod scrape;
+
 use std::{
     collections::BTreeSet,
     sync::Arc,
@@ -12,6 +14,7 @@ use crate::{
     AgentDocument, Allow, Applied, ApplyDocument, Engine, Error, Failure, Inspect, Look, Manifests, Planned, SHOWN,
     Snapshot, StatusDocument, SuspendDocument, SuspensionDocument, Timings, WorkDocument, clock,
     conditions::{Conditions, Knowledge},
+    tally::Tally,
     waiting::Waiting,
 };
 
@@ -50,6 +53,8 @@ pub struct Agent<D, S> {
     heard: bool,
     /// Why the source delivers nothing, as of its last word.
     source_failure: Option<Failure>,
+    /// Of the first of its errors in a row.
+    stale_since: Option<Instant>,
     /// Why what it delivered is not live.
     failure: Option<Failure>,
     attempts: u32,
@@ -74,6 +79,8 @@ pub struct Agent<D, S> {
     timings: Timings,
     work: WorkDocument,
     idle_timings: Timings,
+    tally: Tally,
+    scrape_errors: u64,
     /// What is applied, for whoever explains events.
     snapshot: tokio::sync::watch::Sender<Option<Arc<Snapshot>>>,
 }
@@ -88,6 +95,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             follows: false,
             heard: false,
             source_failure: None,
+            stale_since: None,
             failure: None,
             attempts: 0,
             retry_at: None,
@@ -107,6 +115,8 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             timings: Timings::default(),
             work: WorkDocument::default(),
             idle_timings: Timings::default(),
+            tally: Tally::default(),
+            scrape_errors: 0,
             snapshot: tokio::sync::watch::channel(None).0,
         }
     }
@@ -131,6 +141,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         match outcome {
             Ok(revision) => {
                 let (files, stale) = (revision.files.len(), self.source_failure.take().is_some());
+                self.stale_since = None;
                 if stale {
                     tracing::info!(event = "source-back", revision = revision.id, "the source delivers again");
                 }
@@ -155,6 +166,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
                     "the source delivers nothing; the last good revision stays live"
                 );
                 self.source_failure = Some(failure);
+                self.stale_since.get_or_insert_with(Instant::now);
                 // A start without a source: what was live before is still to be kept so.
                 if self.wanted.is_none() {
                     self.reconcile(Look::Known);
@@ -236,7 +248,10 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         if look == Look::Kernel {
             self.verify_at = Instant::now() + self.intervals.verify;
         }
-        match self.try_reconcile(look) {
+        let start = self.tally.begin();
+        let outcome = self.try_reconcile(look);
+        self.tally.end(start, outcome.is_ok());
+        match outcome {
             Ok(()) => {
                 self.failure = None;
                 self.attempts = 0;
@@ -334,9 +349,11 @@ impl<D: Inspect, S: Store> Agent<D, S> {
                 "somebody else changed the live state; left as it is"
             );
         }
+        self.tally.drifted(self.drift, drift, applied.commit.as_ref().map_or(0, |commit| commit.drift));
         (self.drift, self.spared) = (drift, drift > 0);
         match &applied.commit {
             Some(commit) => {
+                self.tally.committed(commit.operation, applied.flipped);
                 self.timings = applied.timings;
                 self.work = applied.work;
                 self.healed += commit.drift;
@@ -409,6 +426,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
                 "somebody else changed the live state"
             );
         }
+        self.tally.drifted(self.drift, planned.plan.summary.drift, 0);
         self.drift = planned.plan.summary.drift;
         self.publish();
     }
@@ -439,10 +457,13 @@ impl<D: Inspect, S: Store> Agent<D, S> {
         }
         if own {
             self.source_failure = None;
+            self.stale_since = None;
             self.wanted = Some(manifests.clone());
         }
         self.follows = false;
+        let start = self.tally.begin();
         let applied = self.bring_live(&manifests, Look::Known, allow);
+        self.tally.end(start, applied.is_ok());
         match &applied {
             Ok(_) => {
                 self.follows = own;
@@ -469,12 +490,17 @@ impl<D: Inspect, S: Store> Agent<D, S> {
 
     pub fn rollback(&mut self, sequence: Option<u64>, allow: Allow) -> Result<ApplyDocument, Error> {
         // Nobody goes back in a hurry so great that drift of the side that is to go live may go live with it.
-        let applied = self.engine.go_back(sequence, Look::Kernel, allow)?;
+        let start = self.tally.begin();
+        let outcome = self.engine.go_back(sequence, Look::Kernel, allow);
+        if let Ok(applied) = &outcome {
+            self.follows = false;
+            self.failure = None;
+            self.retry_at = None;
+            self.applied(applied, Look::Kernel);
+        }
+        self.tally.end(start, outcome.is_ok());
+        let applied = outcome?;
         self.look_for_suspension()?;
-        self.follows = false;
-        self.failure = None;
-        self.retry_at = None;
-        self.applied(&applied, Look::Kernel);
         self.take_note();
         Ok(applied.document())
     }

@@ -15,11 +15,17 @@ use axum::{
 };
 use futures::stream;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    task::JoinError,
+};
 use weir_plan::Store;
 use weir_source::{Access, Source, SourceSpec};
 
-use crate::{Allow, Error, Exit, Failure, Handle, Inspect, LostDocument, Manifests, Resource, bundle};
+use crate::{
+    Allow, Error, Exit, Failure, FlowQuery, Handle, Inspect, LostDocument, Manifests, Resource, bundle,
+    exporter::Exporter,
+};
 
 /// What handlers share.
 pub(crate) struct Shared<D, S> {
@@ -50,7 +56,10 @@ impl<D, S> Clone for Shared<D, S> {
 /// Bodies are manifests, from a client that may write the socket.
 const BODY_LIMIT: usize = 1 << 30;
 
-pub(crate) fn router<D: Inspect + 'static, S: Store + 'static>(shared: Shared<D, S>) -> Router {
+pub(crate) fn router<D: Inspect + 'static, S: Store + 'static>(
+    shared: Shared<D, S>,
+    exporter: Exporter<D, S>,
+) -> Router {
     Router::new()
         .route("/v1/status", get(status::<D, S>))
         .route("/v1/plan", post(plan::<D, S>))
@@ -60,12 +69,14 @@ pub(crate) fn router<D: Inspect + 'static, S: Store + 'static>(shared: Shared<D,
         .route("/v1/suspend", post(suspend::<D, S>))
         .route("/v1/resume", post(resume::<D, S>))
         .route("/v1/get/{resource}", get(list::<D, S>))
+        .route("/v1/flows", get(flows::<D, S>))
         .route("/v1/trace", get(trace::<D, S>))
         .route("/v1/test", post(flow_tests::<D, S>))
         .route("/v1/monitor", get(monitor::<D, S>))
         .fallback(|| async { refuse(&Error::Usage { what: "there is no such path".to_owned() }) })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(shared)
+        .merge(exporter.router())
 }
 
 fn refuse(error: &Error) -> Response {
@@ -254,6 +265,20 @@ async fn list<D: Inspect + 'static, S: Store + 'static>(
         return refuse(&Error::Usage { what: format!("there are no {resource} to list") });
     };
     answer(shared.handle.call(move |agent| agent.engine().list(resource, query.name.as_deref())).await)
+}
+
+/// The engine is asked for a view only: reading a million flows takes a while.
+async fn flows<D: Inspect + 'static, S: Store + 'static>(
+    State(shared): State<Shared<D, S>>,
+    Query(query): Query<FlowQuery>,
+) -> Response {
+    let view = match shared.handle.call(|agent| agent.engine().flow_view()).await.flatten() {
+        Ok(view) => view,
+        Err(error) => return refuse(&error),
+    };
+    let listed = tokio::task::spawn_blocking(move || view.list(&query)).await;
+    let failed = |cause: JoinError| Error::Failed { what: "list the flows".to_owned(), cause: cause.to_string() };
+    answer(listed.map_err(failed))
 }
 
 #[derive(Debug, Deserialize, Serialize)]

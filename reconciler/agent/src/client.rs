@@ -13,8 +13,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::{
-    Allow, ApplyDocument, Error, Failure, FlowTestsDocument, HistoryDocument, ListDocument, Manifests, PlanDocument,
-    Resource, StatusDocument, SuspendDocument, TraceDocument,
+    Allow, ApplyDocument, Error, Failure, FlowQuery, FlowTestsDocument, FlowsDocument, HistoryDocument, ListDocument,
+    Manifests, PlanDocument, Resource, StatusDocument, SuspendDocument, TraceDocument,
     api::{HistoryQuery, ListQuery, PlanQuery, RollbackQuery, SuspendQuery, TraceQuery},
     bundle,
 };
@@ -96,6 +96,10 @@ impl Client {
     pub async fn list(&self, resource: Resource, name: Option<&str>) -> Result<ListDocument, Error> {
         let query = ListQuery { name: name.map(str::to_owned) };
         self.ask(Method::GET, &format!("/v1/get/{}", resource.name()), &query, Bytes::new()).await
+    }
+
+    pub async fn flows(&self, query: &FlowQuery) -> Result<FlowsDocument, Error> {
+        self.ask(Method::GET, "/v1/flows", query, Bytes::new()).await
     }
 
     pub async fn trace(&self, source: &str, destination: &str, port: &str) -> Result<TraceDocument, Error> {

@@ -15,7 +15,11 @@ use tokio::sync::{broadcast, watch};
 use weir_abi::{Address, Direction, DropEvent, Reason, next_hook};
 use weir_plan::Provenance;
 
-use crate::{DropDocument, EventSource, ObjectDocument, RuleDocument, Snapshot, api::line, trace::protocol_name};
+use crate::{
+    DropDocument, EventSource, ObjectDocument, RuleDocument, Snapshot,
+    api::line,
+    trace::{has_ports, protocol_name},
+};
 
 /// The wait for events: how long a stop takes at most.
 const WAIT: Duration = Duration::from_millis(200);
@@ -74,7 +78,7 @@ impl Explainer {
         let endpoint = self.snapshot.as_ref().filter(|_| event.endpoint != 0).and_then(|snapshot| {
             snapshot.compiled.endpoint_numbered(event.endpoint).map(|object| ObjectDocument::from(&object))
         });
-        let ported = matches!(event.protocol, 6 | 17 | 132);
+        let ported = has_ports(event.protocol);
         DropDocument {
             time_ns: event.time_ns,
             reason: Reason::from_code(event.reason).map_or_else(|| event.reason.to_string(), |r| r.name().to_owned()),

@@ -4,11 +4,12 @@ use std::time::Duration;
 use weir_abi::{Counter, Direction, DropEvent, Reason};
 use weir_plan::{Datapath, DatapathError};
 
-use crate::WrittenDocument;
+use crate::{FlowSource, NoFlows, WrittenDocument};
 
 /// A datapath that can be looked into.
 pub trait Inspect: Datapath {
     type Events: EventSource;
+    type Flows: FlowSource;
 
     /// Every attached program, in the order of their interfaces.
     fn attachments(&mut self) -> Result<Vec<Attachment>, DatapathError>;
@@ -30,6 +31,9 @@ pub trait Inspect: Datapath {
 
     /// The reader of the drop events; there is one. `None` before the tables exist.
     fn events(&mut self) -> Result<Option<Self::Events>, DatapathError>;
+
+    /// A reader of the flows, which can be taken elsewhere. `None` before the tables exist.
+    fn flows(&mut self) -> Result<Option<Self::Flows>, DatapathError>;
 }
 
 /// The reading end of the ring buffer.
@@ -66,6 +70,7 @@ pub struct TableSize {
 /// There is nothing to see in a kernel of values beyond its tables.
 impl Inspect for weir_plan::fake::FakeDatapath {
     type Events = NoEvents;
+    type Flows = NoFlows;
 
     fn attachments(&mut self) -> Result<Vec<Attachment>, DatapathError> {
         let hooks = |kernel: &mut weir_plan::fake::FakeKernel| {
@@ -102,6 +107,10 @@ impl Inspect for weir_plan::fake::FakeDatapath {
     }
 
     fn events(&mut self) -> Result<Option<NoEvents>, DatapathError> {
+        Ok(None)
+    }
+
+    fn flows(&mut self) -> Result<Option<NoFlows>, DatapathError> {
         Ok(None)
     }
 }

@@ -5,14 +5,15 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use weir_abi::{Counter, DropEvent};
-use weir_datapath::{Events, Kernel};
+use weir_abi::{ConntrackEntry, ConntrackKey, Counter, DropEvent};
+use weir_datapath::{Events, FlowCount, Flows, Kernel};
 use weir_plan::DatapathError;
 
-use crate::{Attachment, EventSource, Inspect, Metrics, TableSize, WrittenDocument};
+use crate::{Attachment, EventSource, FlowSource, Inspect, Metrics, TableSize, WrittenDocument};
 
 impl Inspect for Kernel {
     type Events = Events;
+    type Flows = Flows;
 
     fn attachments(&mut self) -> Result<Vec<Attachment>, DatapathError> {
         let attachment = |found: weir_datapath::Attachment| {
@@ -81,6 +82,10 @@ impl Inspect for Kernel {
     fn events(&mut self) -> Result<Option<Events>, DatapathError> {
         if self.is_cold() { Ok(None) } else { Kernel::events(self).map(Some) }
     }
+
+    fn flows(&mut self) -> Result<Option<Flows>, DatapathError> {
+        Kernel::flows(self)
+    }
 }
 
 impl EventSource for Events {
@@ -94,5 +99,26 @@ impl EventSource for Events {
             each(&event);
         }
         Ok(())
+    }
+}
+
+/// Entries of a table that are counted one by one: 65,536 take 26 ms.
+const COUNTED: usize = 1 << 16;
+
+impl FlowSource for Flows {
+    fn now(&self) -> Result<u64, DatapathError> {
+        Flows::now(self)
+    }
+
+    fn jiffies_per_second(&self) -> u32 {
+        Flows::jiffies_per_second(self)
+    }
+
+    fn walk(&self, each: &mut dyn FnMut(&ConntrackKey, &ConntrackEntry)) -> Result<(), DatapathError> {
+        Flows::walk(self, each)
+    }
+
+    fn count(&self) -> Result<Vec<FlowCount>, DatapathError> {
+        Flows::count(self, COUNTED).map(Vec::from)
     }
 }

@@ -22,8 +22,11 @@ mod documents;
 mod drops;
 mod engine;
 mod error;
+mod exporter;
 mod fleet;
+mod flow_list;
 mod flow_test;
+mod flows;
 mod guard;
 mod handle;
 mod inspect;
@@ -31,6 +34,7 @@ mod inspect_kernel;
 mod kept;
 mod links;
 mod manifests;
+mod metrics;
 mod netns;
 mod place;
 mod report;
@@ -39,6 +43,7 @@ mod run;
 mod service;
 mod snapshot;
 mod spared;
+mod tally;
 mod timings;
 mod trace;
 mod view;
@@ -55,10 +60,12 @@ pub use documents::{
 pub use engine::{Applied, Engine, EngineOptions, Look, Planned};
 pub use error::{Error, Exit, Failure, Problem};
 pub use fleet::{FleetDocument, FleetOptions, NodeDocument, RevisionDocument};
+pub use flow_list::{FlowDocument, FlowQuery, FlowVerdictDocument, FlowView, FlowsDocument};
 pub use flow_test::{
-    FateDocument, FlowChangeDocument, FlowDocument, FlowResult, FlowSummary, FlowTestsDocument, Judge,
+    FateDocument, FlowChangeDocument, FlowResult, FlowSummary, FlowTestsDocument, Judge, PacketDocument,
     Result as FlowTestResult, VerdictDocument, flow_tests_by_oracle,
 };
+pub use flows::{FlowSource, NoFlows};
 pub use guard::{Allow, Refusal};
 pub use handle::Handle;
 pub use inspect::{Attachment, EventSource, Inspect, Metrics, TableSize};
@@ -69,7 +76,7 @@ pub use resource::Resource;
 pub use run::{RunOptions, run};
 pub use snapshot::Snapshot;
 pub use timings::Timings;
-pub use trace::parse_port;
+pub use trace::{parse_port, parse_protocol};
 pub use view::{
     ChangeDocument, EntryDocument, FORMAT_VERSION, KeptDocument, ObjectDocument, Places, PlanDocument, PlanSource,
     PlanView, SummaryDocument, hexadecimal,

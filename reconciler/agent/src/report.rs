@@ -3,11 +3,11 @@ use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use weir_abi::{Counter, Direction};
-use weir_plan::{ObjectRef, Operation, Plan, Store};
+use weir_plan::{ObjectRef, Observed, Operation, Plan, Store};
 use weir_schema::Object;
 
 use crate::{
-    Allow, Applied, ApplyDocument, AttachmentDocument, CommitDocument, Engine, Error, FORMAT_VERSION,
+    Allow, Applied, ApplyDocument, AttachmentDocument, CommitDocument, Engine, Error, FORMAT_VERSION, FlowSource as _,
     GenerationDocument, HistoryDocument, Inspect, KeptDocument, ListDocument, Look, Manifests, PendingDocument, Places,
     PlanDocument, PlanView, Planned, Resource, Snapshot, StatusDocument, SuspendDocument, SuspensionDocument,
     TableDocument, WrittenDocument,
@@ -116,18 +116,7 @@ impl<D: Inspect, S: Store> Engine<D, S> {
             (_, _, false) => "pending",
             _ => "converged",
         };
-        let limits: BTreeMap<&str, usize> = applied
-            .iter()
-            .flat_map(|applied| &applied.compiled.usage)
-            .map(|usage| (usage.table, usage.limit))
-            .collect();
-        let tables = live.iter().flat_map(|live| {
-            live.active().lengths().into_iter().zip(live.standby().lengths()).map(|((table, active), (_, standby))| {
-                let limit = limits.get(table.trim_end_matches(['4', '6'])).copied();
-                TableDocument { table: table.to_owned(), active, standby, limit }
-            })
-        });
-        let tables: Vec<TableDocument> = tables.collect();
+        let tables = live.iter().flat_map(|live| table_documents(live, applied.as_deref())).collect();
         let attachments = match live {
             Some(_) => self.datapath().attachments()?,
             None => Vec::new(),
@@ -247,7 +236,7 @@ impl<D: Inspect, S: Store> Engine<D, S> {
         let item = |(reason, direction, counter): (weir_abi::Reason, Direction, Counter)| {
             json!({
                 "name": reason.name(),
-                "direction": match direction { Direction::Ingress => "ingress", Direction::Egress => "egress" },
+                "direction": direction.name(),
                 "drop": reason.is_drop(),
                 "packets": counter.packets,
                 "bytes": counter.bytes,
@@ -259,23 +248,73 @@ impl<D: Inspect, S: Store> Engine<D, S> {
         Ok(metrics.reasons.into_iter().map(item).chain([lost]).collect())
     }
 
+    /// First what manifests say, family by family; then the kernel's tables, side by side.
     fn table_items(&mut self) -> Result<Vec<Value>, Error> {
         let status = self.status()?;
-        let entries = status.tables.into_iter().map(|table| {
+        let tables = &status.tables;
+        let whole = |name: &str, side: Held| {
+            // Both families are in one table of the kernel, and under one limit.
+            let parts = tables.iter().filter(|table| table.table.trim_end_matches(['4', '6']) == name);
+            parts.map(side).reduce(|a, b| a + b)
+        };
+        let (active, standby): (Held, Held) = (|table| table.active, |table| table.standby);
+        let entries = tables.iter().map(|table| {
+            let used = whole(table.table.trim_end_matches(['4', '6']), active);
             json!({
                 "name": table.table, "active": table.active, "standby": table.standby, "limit": table.limit,
+                "percent": percent(used.map(|used| used as u64), table.limit.map(|limit| limit as u64)),
             })
         });
         let mut items: Vec<Value> = entries.collect();
-        if status.generation.is_some() {
-            items.extend(self.datapath().sizes()?.into_iter().map(|size| {
-                json!({
-                    "name": size.table, "side": size.side, "maxEntries": size.max_entries, "bytes": size.bytes,
-                })
+        let Some(generation) = status.generation else { return Ok(items) };
+        let flows = match self.datapath().flows()? {
+            Some(flows) => flows.count()?,
+            None => Vec::new(),
+        };
+        for size in self.datapath().sizes()? {
+            let name = size.table.to_lowercase();
+            let is_active = size.side.map(|side| side == generation.side);
+            let counted = flows.iter().find(|count| count.table == size.table);
+            let held = is_active.and_then(|is_active| whole(&name, if is_active { active } else { standby }));
+            let entries = counted.map(|count| count.entries).or(held.map(|held| held as u64));
+            let limit = tables.iter().find(|table| table.table.trim_end_matches(['4', '6']) == name);
+            let limit = limit.and_then(|table| table.limit).map(|limit| limit as u64);
+            let limit = limit.or(counted.map(|_| size.max_entries));
+            items.push(json!({
+                "name": size.table,
+                "side": size.side,
+                "state": is_active.map(|is_active| if is_active { "active" } else { "standby" }),
+                "entries": entries,
+                "estimated": counted.is_some_and(|count| count.estimated),
+                "limit": limit,
+                "percent": percent(entries, limit),
+                "maxEntries": size.max_entries,
+                "bytes": size.bytes,
             }));
         }
         Ok(items)
     }
+}
+
+/// Entries on one side.
+type Held = fn(&TableDocument) -> usize;
+
+/// With one digit after the point.
+fn percent(used: Option<u64>, limit: Option<u64>) -> Option<f64> {
+    let (used, limit) = (used?, limit.filter(|limit| *limit > 0)?);
+    Some((used as f64 * 1000.0 / limit as f64).round() / 10.0)
+}
+
+/// How full the tables that manifests fill are.
+pub(crate) fn table_documents(live: &Observed, applied: Option<&Snapshot>) -> Vec<TableDocument> {
+    let limits: BTreeMap<&str, usize> =
+        applied.iter().flat_map(|applied| &applied.compiled.usage).map(|usage| (usage.table, usage.limit)).collect();
+    let sides = live.active().lengths().into_iter().zip(live.standby().lengths());
+    let document = |((table, active), (_, standby)): ((&str, usize), (_, usize))| {
+        let limit = limits.get(table.trim_end_matches(['4', '6'])).copied();
+        TableDocument { table: table.to_owned(), active, standby, limit }
+    };
+    sides.map(document).collect()
 }
 
 /// The fields that `get WHAT NAME` compares.

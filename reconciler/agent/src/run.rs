@@ -1,5 +1,6 @@
 //! `weir run`: the loop around the agent.
 use std::{
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
@@ -17,6 +18,7 @@ use crate::{
     Agent, Engine, Error, Handle, Inspect, Intervals,
     api::{self, Shared},
     drops,
+    exporter::{self, Exporter},
     fleet::{Fleet, FleetOptions},
     links::LinkHints,
     netns::NetnsHints,
@@ -37,6 +39,8 @@ pub struct RunOptions {
     /// With `false`, what others changed is only reported.
     pub heals: bool,
     pub fleet: FleetOptions,
+    /// Where metrics are told, besides the socket.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Deadlines are kept to this grain.
@@ -55,10 +59,14 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     options: RunOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let RunOptions { specs, access, source, socket, watch, intervals, heals, fleet, relieve } = options;
+    let RunOptions { specs, access, source, socket, watch, intervals, heals, fleet, relieve, metrics } = options;
     let name = source.clone();
     // The store's lock is what keeps a second agent away: take it before the socket.
     let (handle, ended) = Handle::spawn(move || Ok(Agent::new(open()?, &name, intervals).healing(heals))).await?;
+    let scrapes = match metrics {
+        Some(address) => Some(exporter::bind(address).await?),
+        None => None,
+    };
     let listener = listen(&socket)?;
     let opened = Source::open(&specs, &access)?;
     let node = handle.call(|agent| agent.engine().node().to_string()).await?;
@@ -79,8 +87,16 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
         drops: drops.clone(),
         stopping: stops.clone(),
     };
+    let exporter = Exporter::new(handle.clone());
+    if let Some(scrapes) = scrapes {
+        let mut told = stops.clone();
+        let stop = async move {
+            let _ = told.wait_for(|stopping| *stopping).await;
+        };
+        tokio::spawn(exporter::serve(scrapes, exporter.clone().router(), stop));
+    }
     let mut told = stops;
-    let server = axum::serve(listener, api::router(shared)).with_graceful_shutdown(async move {
+    let server = axum::serve(listener, api::router(shared, exporter)).with_graceful_shutdown(async move {
         // An error means that the sender is gone: then everything ends.
         let _ = told.wait_for(|stopping| *stopping).await;
     });

@@ -20,6 +20,18 @@ pub fn parse_port(text: &str) -> Result<(u8, u16), Error> {
 
 const PROTOCOLS: [(u8, &str); 5] = [(1, "icmp"), (6, "tcp"), (17, "udp"), (58, "icmpv6"), (132, "sctp")];
 
+/// `tcp`, or a number.
+pub fn parse_protocol(text: &str) -> Result<u8, Error> {
+    let known = PROTOCOLS.iter().find(|(_, name)| *name == text.to_ascii_lowercase());
+    let refused = || Error::Usage { what: format!("`{text}` is no protocol: write for example tcp, udp, icmp or 132") };
+    known.map_or_else(|| text.parse().map_err(|_| refused()), |(number, _)| Ok(*number))
+}
+
+/// Others have an identifier at most.
+pub(crate) const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, 6 | 17 | 132)
+}
+
 pub(crate) fn protocol_name(protocol: u8) -> String {
     let known = PROTOCOLS.iter().find(|(number, _)| *number == protocol);
     known.map_or_else(|| protocol.to_string(), |(_, name)| (*name).to_owned())
@@ -112,6 +124,16 @@ fn refused(error: TraceError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn protocols_as_people_write_them() {
+        for (text, number) in [("tcp", 6), ("ICMPv6", 58), ("132", 132), ("0", 0), ("255", 255)] {
+            assert_eq!(parse_protocol(text).unwrap(), number, "{text}");
+        }
+        for bad in ["", "gre", "256", "-1", "tcp/80"] {
+            assert_eq!(parse_protocol(bad).unwrap_err().exit(), crate::Exit::USAGE, "{bad}");
+        }
+    }
 
     #[test]
     fn ports_as_people_write_them() {

@@ -87,6 +87,7 @@ impl World {
 
     async fn run(&self, intervals: Intervals) -> Running {
         let options = RunOptions {
+            metrics: None,
             relieve: || {},
             specs: vec![weir_source::SourceSpec::Dir(self.root())],
             access: weir_source::Access::default(),

@@ -1,8 +1,13 @@
 //! Every verb and flag: help and completions come from here.
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use weir_agent::Error;
+use ipnet::IpNet;
+use weir_agent::{Error, parse_protocol};
 
 /// GitOps for the Linux network datapath: manifests in, eBPF prefilter, firewall and policy out, in one atomic flip.
 #[derive(Debug, Parser)]
@@ -204,6 +209,10 @@ pub enum Verb {
         intervals: Intervals,
         #[command(flatten)]
         fleet: FleetArgs,
+        /// Tell Prometheus at `http://ADDRESS:PORT/metrics`, and nothing else there, to whoever can reach it; an IPv6
+        /// address stands in brackets. The agent's socket has `/metrics` as well
+        #[arg(long, env = "WEIR_METRICS", value_name = "ADDRESS:PORT")]
+        metrics: Option<SocketAddr>,
     },
     /// Publish manifests to etcd, the whole set at once
     Push {
@@ -245,6 +254,8 @@ pub enum Verb {
         what: Resource,
         /// Only what has this name
         name: Option<String>,
+        #[command(flatten)]
+        flows: FlowArgs,
     },
     /// Say which rule decides about a flow
     Trace {
@@ -339,8 +350,32 @@ pub enum Resource {
     Rules,
     Tables,
     Metrics,
+    Flows,
+}
+
+/// Which flows.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+#[command(next_help_heading = "Flows")]
+pub struct FlowArgs {
+    /// At most so many: 1000 by default; how many more there are is said
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Only those of which either end is this address, or in this CIDR
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub address: Option<IpNet>,
+    /// Only those of which either end has this port
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Only those of this protocol: tcp, udp, icmp, icmpv6, sctp or a number
+    #[arg(long, value_name = "PROTOCOL", value_parser = parse_protocol)]
+    pub protocol: Option<u8>,
 }
 
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::parse_duration(text)
+}
+
+fn address(text: &str) -> Result<IpNet, String> {
+    let net = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into()));
+    net.map_err(|_| "neither an address nor a CIDR".to_owned())
 }

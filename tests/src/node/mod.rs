@@ -6,6 +6,7 @@
 mod agent;
 pub mod connection;
 pub mod kernel;
+pub mod metrics;
 pub mod traffic;
 
 use std::{

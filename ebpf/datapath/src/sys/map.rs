@@ -1,5 +1,6 @@
 use std::{
     io,
+    ops::ControlFlow,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -186,9 +187,22 @@ impl Batch<'_> {
         (done, result)
     }
 
-    /// Everything in a hash, a bucket-sized step at a time. Elements that change meanwhile may be missed or be stale.
+    /// Everything in a hash. Elements that change meanwhile may be missed or be stale.
     pub fn dump<K: Plain, V: Plain>(&self) -> io::Result<Vec<(K, V)>> {
         let mut entries = Vec::new();
+        self.walk(|keys: &[K], values: &[V], _| {
+            entries.extend(keys.iter().copied().zip(values.iter().copied()));
+            ControlFlow::Continue(())
+        })?;
+        Ok(entries)
+    }
+
+    /// Gives a hash some thousand elements at a time, whole buckets each, with the number of the bucket that comes next,
+    /// `None` at the end.
+    pub fn walk<K: Plain, V: Plain>(
+        &self,
+        mut each: impl FnMut(&[K], &[V], Option<u32>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
         let mut chunk = 4096usize;
         let mut cursor = [0u8; 64];
         let mut begun = false;
@@ -217,9 +231,10 @@ impl Batch<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            entries.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
-            if last {
-                return Ok(entries);
+            // What the kernel calls a batch is a bucket's number.
+            let next = u32::from_ne_bytes([out[0], out[1], out[2], out[3]]);
+            if each(&keys[..count], &values[..count], (!last).then_some(next)).is_break() || last {
+                return Ok(());
             }
             (cursor, begun) = (out, true);
         }

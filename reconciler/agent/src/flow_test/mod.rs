@@ -83,7 +83,7 @@ pub struct FlowResult {
     pub result: Result,
     /// What was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flow: Option<FlowDocument>,
+    pub flow: Option<PacketDocument>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<VerdictDocument>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +104,7 @@ pub struct FlowResult {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct FlowDocument {
+pub struct PacketDocument {
     pub source: IpAddr,
     pub destination: IpAddr,
     pub protocol: String,
@@ -115,14 +115,14 @@ pub struct FlowDocument {
     pub interface: Option<String>,
 }
 
-impl FlowDocument {
+impl PacketDocument {
     fn new(source: IpAddr, destination: IpAddr, protocol: u8, port: u16) -> Self {
         let port = (port != 0).then_some(port);
         Self { source, destination, protocol: protocol_name(protocol), port, interface: None }
     }
 }
 
-impl fmt::Display for FlowDocument {
+impl fmt::Display for PacketDocument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} -> {} {}", self.source, self.destination, self.protocol)?;
         match self.port {
@@ -231,10 +231,10 @@ impl FlowResult {
         let rule = decided.and_then(|step| snapshot.compiled.provenance.rule(step.rule));
         let rule = rule.map(|rule| snapshot.rule_between(rule, [Some(probe.source), Some(probe.destination)]));
         let interface = case.interface.as_ref().map(ToString::to_string);
-        let flow = FlowDocument::new(probe.source, probe.destination, probe.protocol, probe.port);
+        let flow = PacketDocument::new(probe.source, probe.destination, probe.protocol, probe.port);
         Self {
             result: if is_as_expected(case.expect, reason, answer) { Result::Passed } else { Result::Failed },
-            flow: Some(FlowDocument { interface, ..flow }),
+            flow: Some(PacketDocument { interface, ..flow }),
             expected: Some(case.expect.into()),
             actual: Some(reason.map_or_else(VerdictDocument::allow, |reason| VerdictDocument::deny(Some(reason)))),
             rule,

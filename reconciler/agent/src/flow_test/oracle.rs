@@ -6,7 +6,7 @@ use weir_oracle::{Flow, FlowProtocol, RuleId, Verdict, World};
 use weir_plan::ObjectRef;
 use weir_schema::{Attach, FlowEnd, FlowTestProtocol, FlowTestSpec, Inventory, Object, Spec};
 
-use super::{FlowDocument, FlowResult, FlowTestsDocument, Judge, Result, VerdictDocument, is_as_expected};
+use super::{FlowResult, FlowTestsDocument, Judge, PacketDocument, Result, VerdictDocument, is_as_expected};
 use crate::{Manifests, ObjectDocument, Place, RuleDocument};
 
 /// A packet that begins a flow has some source port, and nobody judges by it.
@@ -178,10 +178,11 @@ impl Asked<'_> {
     ) -> FlowResult {
         let reason = dropped.as_ref().map(|dropped| dropped.reason);
         let (rule, at) = dropped.map_or((None, None), |dropped| (dropped.rule, Some(dropped.at)));
-        let document = FlowDocument::new(flow.source, flow.destination, spec.protocol.number(), spec.port.unwrap_or(0));
+        let document =
+            PacketDocument::new(flow.source, flow.destination, spec.protocol.number(), spec.port.unwrap_or(0));
         FlowResult {
             result: if is_as_expected(spec.expect, reason, false) { Result::Passed } else { Result::Failed },
-            flow: Some(FlowDocument { interface, ..document }),
+            flow: Some(PacketDocument { interface, ..document }),
             expected: Some(spec.expect.into()),
             actual: Some(reason.map_or_else(VerdictDocument::allow, |reason| VerdictDocument::deny(Some(reason)))),
             rule: rule.map(|rule| self.rule(&rule, flow)),

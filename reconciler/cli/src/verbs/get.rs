@@ -2,31 +2,32 @@ use serde_json::Value;
 use weir_agent::{Error, Exit, Resource as What};
 
 use crate::{
-    args::{Format, Resource},
+    args::{FlowArgs, Format, Resource},
     context::Context,
     out,
+    verbs::flows,
 };
 
-impl From<Resource> for What {
-    fn from(resource: Resource) -> Self {
-        match resource {
-            Resource::Endpoints => Self::Endpoints,
-            Resource::Identities => Self::Identities,
-            Resource::Policies => Self::Policies,
-            Resource::Filters => Self::Filters,
-            Resource::Rules => Self::Rules,
-            Resource::Tables => Self::Tables,
-            Resource::Metrics => Self::Metrics,
-        }
+/// `None`: flows, which are asked for in another way.
+const fn what(resource: Resource) -> Option<What> {
+    match resource {
+        Resource::Endpoints => Some(What::Endpoints),
+        Resource::Identities => Some(What::Identities),
+        Resource::Policies => Some(What::Policies),
+        Resource::Filters => Some(What::Filters),
+        Resource::Rules => Some(What::Rules),
+        Resource::Tables => Some(What::Tables),
+        Resource::Metrics => Some(What::Metrics),
+        Resource::Flows => None,
     }
 }
 
 /// Title and field of each column; several fields are joined, a field that is missing is left out.
 type Column = (&'static str, &'static [&'static str]);
 
-const fn columns(resource: Resource) -> &'static [Column] {
-    match resource {
-        Resource::Endpoints => &[
+const fn columns(what: What) -> &'static [Column] {
+    match what {
+        What::Endpoints => &[
             ("NAMESPACE", &["namespace"]),
             ("NAME", &["name"]),
             ("NODE", &["node"]),
@@ -35,8 +36,8 @@ const fn columns(resource: Resource) -> &'static [Column] {
             ("INTERFACE", &["interface"]),
             ("STATE", &["state"]),
         ],
-        Resource::Identities => &[("IDENTITY", &["identity"]), ("LABELS", &["labels"])],
-        Resource::Policies | Resource::Filters => &[
+        What::Identities => &[("IDENTITY", &["identity"]), ("LABELS", &["labels"])],
+        What::Policies | What::Filters => &[
             ("KIND", &["kind"]),
             ("NAMESPACE", &["namespace"]),
             ("NAME", &["name"]),
@@ -45,7 +46,7 @@ const fn columns(resource: Resource) -> &'static [Column] {
             ("BYTES", &["bytes"]),
             ("PLACE", &["file", "line"]),
         ],
-        Resource::Rules => &[
+        What::Rules => &[
             ("RULE", &["rule"]),
             ("PACKETS", &["packets"]),
             ("BYTES", &["bytes"]),
@@ -55,25 +56,36 @@ const fn columns(resource: Resource) -> &'static [Column] {
             ("PATH", &["path"]),
             ("PLACE", &["file", "line"]),
         ],
-        Resource::Tables => &[
+        What::Tables => &[
             ("TABLE", &["name"]),
-            ("SIDE", &["side"]),
+            ("SIDE", &["side", "state"]),
+            ("ENTRIES", &["entries"]),
             ("ACTIVE", &["active"]),
             ("STANDBY", &["standby"]),
             ("LIMIT", &["limit"]),
+            ("FULL %", &["percent"]),
             ("SLOTS", &["maxEntries"]),
             ("BYTES", &["bytes"]),
         ],
-        Resource::Metrics => {
+        What::Metrics => {
             &[("REASON", &["name"]), ("DIRECTION", &["direction"]), ("PACKETS", &["packets"]), ("BYTES", &["bytes"])]
         }
     }
 }
 
-pub async fn run(context: &Context, resource: Resource, name: Option<&str>) -> Result<Exit, Error> {
+pub async fn run(context: &Context, resource: Resource, name: Option<&str>, filter: &FlowArgs) -> Result<Exit, Error> {
+    let refused = |what: &str| Err(Error::Usage { what: what.to_owned() });
+    let what = match (what(resource), name) {
+        (None, None) => return flows::run(context, filter).await,
+        (None, Some(_)) => return refused("flows have no names: say --address, --port or --protocol"),
+        (Some(_), _) if *filter != FlowArgs::default() => {
+            return refused("--limit, --address, --port and --protocol are for flows");
+        }
+        (Some(what), _) => what,
+    };
     let list = match context.agent().await? {
-        Some(agent) => agent.list(resource.into(), name).await?,
-        None => context.engine(true)?.list(resource.into(), name)?,
+        Some(agent) => agent.list(what, name).await?,
+        None => context.engine(true)?.list(what, name)?,
     };
     if context.print(&list)? {
         return Ok(Exit::DONE);
@@ -86,7 +98,7 @@ pub async fn run(context: &Context, resource: Resource, name: Option<&str>) -> R
                 writeln!(out, "{}/{}", list.resource, name.unwrap_or_default())
             });
         }
-        let columns = columns(resource);
+        let columns = columns(what);
         let mut rows = vec![columns.iter().map(|(title, _)| (*title).to_owned()).collect::<Vec<_>>()];
         rows.extend(list.items.iter().map(|item| {
             let cell = |(_, fields): &Column| {

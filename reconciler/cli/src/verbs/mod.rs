@@ -2,6 +2,7 @@
 mod apply;
 mod doctor;
 mod fleet;
+mod flows;
 mod get;
 mod history;
 mod monitor;
@@ -40,7 +41,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<Exit, Error> {
         Verb::Diff { source, revisions: RevisionArgs { from: Some(from), to, all_nodes }, flows } => {
             revisions::run(context, &source, &revisions::Asked { from, to, all_nodes, flows })
         }
-        Verb::Run { source, intervals, fleet } => run::run(context, &source, intervals, &fleet),
+        Verb::Run { source, intervals, fleet, metrics } => run::run(context, &source, intervals, &fleet, metrics),
         Verb::Push { source, to } => push::push(context, &source, &to),
         Verb::Pull { from, directory, replace, etcd } => push::pull(context, &from, &directory, replace, &etcd),
         Verb::Status { all: true, from, fleet, etcd } => fleet::run(context, from.as_deref(), &fleet, &etcd),
@@ -58,7 +59,7 @@ async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
         Verb::Apply { source, allow } => apply::run(context, &source, allow).await,
         Verb::Rollback { sequence, allow } => apply::rollback(context, sequence, allow).await,
         Verb::Status { .. } => status::run(context).await,
-        Verb::Get { what, name } => get::run(context, what, name.as_deref()).await,
+        Verb::Get { what, name, flows } => get::run(context, what, name.as_deref(), &flows).await,
         Verb::Trace { source, destination, port } => trace::run(context, &source, &destination, &port).await,
         Verb::Test { source, oracle, live } => test::run(context, &source, test::Judges { oracle, live }).await,
         Verb::Monitor => monitor::run(context).await,

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use weir_agent::{Error, Exit, FleetOptions, RunOptions};
 use weir_source::{SourceSpec, WatchOptions};
@@ -13,7 +13,13 @@ use crate::{
 const ETCD_REST: Duration = Duration::from_millis(10);
 
 /// The agent, until somebody asks it to stop.
-pub fn run(context: &Context, args: &SourceArgs, intervals: Intervals, fleet: &FleetArgs) -> Result<Exit, Error> {
+pub fn run(
+    context: &Context,
+    args: &SourceArgs,
+    intervals: Intervals,
+    fleet: &FleetArgs,
+    metrics: Option<SocketAddr>,
+) -> Result<Exit, Error> {
     let source = Source::new(&context.global, args)?;
     if source.specs.is_empty() {
         return Err(Error::Usage { what: "an agent follows a source; standard input is read once".to_owned() });
@@ -43,6 +49,7 @@ pub fn run(context: &Context, args: &SourceArgs, intervals: Intervals, fleet: &F
             etcd: fleet.etcd(&args.etcd)?,
             ..FleetOptions::default()
         },
+        metrics,
     };
     let (global, node, ignore_foreign) = (context.global.clone(), context.node(), args.ignore_foreign);
     let failed = |cause: std::io::Error| Error::Failed { what: "start".to_owned(), cause: cause.to_string() };
