@@ -16,6 +16,7 @@ use weir_state::SledStore;
 use weir_tests::node::{
     ENDPOINTS, NODE, Node, eventually,
     kernel::{RawMap, table_pin},
+    metrics::scrape,
     run,
 };
 
@@ -228,6 +229,10 @@ fn an_agent_keeps_the_last_good_commit_and_says_which_test_failed() {
         std::thread::sleep(std::time::Duration::from_secs(3));
         let status = agent.status();
         assert_eq!(status["commit"]["sequence"], 1, "{status}");
+        let metrics = scrape(node);
+        let last = |result| metrics.get("weir_flow_tests", &[("result", result)]);
+        assert_eq!(["passed", "failed", "skipped"].map(last), [15.0, 2.0, 0.0]);
+        assert!(metrics.get("weir_flow_tests_total", &[("result", "passed")]) >= 17.0 + 15.0);
         node.write("rules.yaml", &format!("{RULES}# and a comment\n"));
         eventually("it is well again", || {
             let status = agent.status();
@@ -454,7 +459,9 @@ fn subjects(tables: &mut Tables, change: impl Fn(&mut SubjectInfo)) {
 }
 
 /// What the compiler could do wrong and the oracle does not.
-const FAULTS: &[(&str, fn(&mut Tables))] = &[
+type Fault = (&'static str, fn(&mut Tables));
+
+const FAULTS: &[Fault] = &[
     ("ports in the wrong byte order", |tables| {
         policy(tables, |key| PolicyKey { port: key.port.swap_bytes(), ..*key });
     }),
@@ -468,9 +475,11 @@ const FAULTS: &[(&str, fn(&mut Tables))] = &[
     }),
 ];
 
+const NO_FAULT: Fault = ("none", |_| {});
+
 #[test]
 fn a_compiler_fault_that_the_oracle_does_not_share_is_caught() {
-    for (name, plant) in FAULTS.iter().chain([&("none", (|_| {}) as fn(&mut Tables))]) {
+    for (name, plant) in FAULTS.iter().chain([&NO_FAULT]) {
         let (name, plant) = (*name, *plant);
         Node::run(move |node| {
             let texts = [("endpoints.yaml", ENDPOINTS), ("rules.yaml", RULES), ("tests.yaml", &tests())];

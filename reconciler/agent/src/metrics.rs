@@ -11,7 +11,7 @@ use prometheus::{
 use weir_abi::{Direction, Generation, Reason};
 use weir_datapath::FlowCount;
 
-use crate::{Error, Metrics, Snapshot, TableDocument, TableSize, WrittenDocument, tally::Tally};
+use crate::{Error, FlowSummary, Metrics, Snapshot, TableDocument, TableSize, WrittenDocument, tally::Tally};
 
 /// The numbers of one moment.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub(crate) struct Scrape {
     /// Entries that differ now.
     pub drift: u64,
     pub written: WrittenDocument,
+    /// Flow tests of the last commit that had any, and since the agent started.
+    pub tested: [FlowSummary; 2],
     pub pending: usize,
     pub verified_unix_ms: Option<u64>,
     /// Since when the source has delivered nothing; zero while it does.
@@ -86,6 +88,14 @@ impl Scrape {
             self.tally.drift_healed as f64,
         );
         out.gauge("weir_drift_entries", "Entries that differ from what was applied now.", self.drift as f64);
+        let [last, all] =
+            self.tested.map(|tested| tested.named().map(|(result, count)| (vec![("result", result)], count as f64)));
+        out.gauges(
+            "weir_flow_tests",
+            "Flow tests of the last commit that had any, refused or not, by how they ended.",
+            last,
+        );
+        out.counters("weir_flow_tests_total", "The same of every commit since the agent started.", all);
         let WrittenDocument { syscalls, stores } = self.written;
         out.counters(
             "weir_kernel_writes_total",

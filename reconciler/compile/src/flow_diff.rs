@@ -405,7 +405,7 @@ fn deciding(trace: &Trace) -> Option<RuleRef> {
     }
     let judged = || trace.egress.iter().chain(&trace.ingress);
     let stopped = judged().find(|decision| !decision.outcome.passes());
-    let said = judged().filter(|decision| decision.outcome == Outcome::Allow).last();
+    let said = judged().rfind(|decision| decision.outcome == Outcome::Allow);
     stopped.or(said).and_then(|decision| decision.rule.clone())
 }
 

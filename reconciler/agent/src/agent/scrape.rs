@@ -16,6 +16,7 @@ impl<D: Inspect, S: Store> Agent<D, S> {
             tally: self.tally.clone(),
             drift: self.drift,
             written: self.engine.written(),
+            tested: self.engine.tested(),
             verified_unix_ms: self.verified_unix_ms,
             source_stale: self.stale_since.map_or_else(Default::default, |since| since.elapsed()),
             commit: self.engine.head().ok().flatten().map(|head| (head.sequence, head.time_unix_ms)),

@@ -7,7 +7,7 @@ use weir_schema::{Object, Options};
 
 use super::Engine;
 use crate::{
-    Error, FlowTestsDocument, Judge, Manifests, Snapshot,
+    Error, FlowSummary, FlowTestsDocument, Judge, Manifests, Snapshot,
     flow_test::{self, FlowResult},
 };
 
@@ -23,12 +23,19 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         }
         let judge = if flips { Judge::StagedTables } else { Judge::LiveTables };
         let tests = FlowTestsDocument::new(Some(&self.options.node), judge, results);
+        self.tested = tests.summary;
+        self.tested_in_all = self.tested_in_all.and(tests.summary);
         let (passed, failed, skipped) = (tests.summary.passed, tests.summary.failed, tests.summary.skipped);
         tracing::info!(event = "flow-tests", passed, failed, skipped, "flow tests");
         match failed > 0 && !allow_failed {
             true => Err(Error::FlowTests(Box::new(tests))),
             false => Ok(()),
         }
+    }
+
+    /// How the flow tests of the last commit that had any ended, and those of all commits so far.
+    pub const fn tested(&self) -> [FlowSummary; 2] {
+        [self.tested, self.tested_in_all]
     }
 
     /// Runs tests on the live tables: those of what is applied, or of other manifests.

@@ -20,7 +20,8 @@ use weir_schema::Options;
 
 use self::memory::Memory;
 use crate::{
-    Error, FlowChangeDocument, Manifests, Snapshot, Timings, WorkDocument, WrittenDocument, manifests::Parser,
+    Error, FlowChangeDocument, FlowSummary, Manifests, Snapshot, Timings, WorkDocument, WrittenDocument,
+    manifests::Parser,
 };
 
 #[derive(Clone, Debug)]
@@ -110,6 +111,10 @@ pub struct Engine<D, S> {
     /// Documents so far.
     parsed: u64,
     warmed: Option<Weak<Snapshot>>,
+    /// Flow tests of the last commit that had any, refused or not.
+    tested: FlowSummary,
+    /// Since this process began.
+    tested_in_all: FlowSummary,
 }
 
 impl<D: Datapath, S: Store> Engine<D, S> {
@@ -127,6 +132,8 @@ impl<D: Datapath, S: Store> Engine<D, S> {
             cached: HashSet::new(),
             parsed: 0,
             warmed: None,
+            tested: FlowSummary::default(),
+            tested_in_all: FlowSummary::default(),
         }
     }
 

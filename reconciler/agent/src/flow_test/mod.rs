@@ -61,6 +61,15 @@ impl FlowSummary {
     pub const fn total(self) -> usize {
         self.passed + self.failed + self.skipped
     }
+
+    pub(crate) const fn and(self, more: Self) -> Self {
+        let Self { passed, failed, skipped } = more;
+        Self { passed: self.passed + passed, failed: self.failed + failed, skipped: self.skipped + skipped }
+    }
+
+    pub(crate) const fn named(self) -> [(&'static str, usize); 3] {
+        [("passed", self.passed), ("failed", self.failed), ("skipped", self.skipped)]
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
