@@ -41,8 +41,8 @@ echo "weir-vm: done"
 /bin/busybox poweroff -f
 "#;
 
-/// Test targets that run in the guest: what loads, attaches and sends packets.
-const TESTS: &[&str] = &["packets"];
+/// Test targets that run in the guest, and which of their tests: what loads, attaches and sends packets.
+const TESTS: &[(&str, &str)] = &[("packets", ""), ("flow_test", "a_commit_that_fails_its_tests_never_goes_live")];
 
 /// The script that the guest's first process runs. Builds the test binaries.
 pub fn script(kernel: &Kernel) -> Result<String, Failure> {
@@ -63,8 +63,11 @@ pub fn script(kernel: &Kernel) -> Result<String, Failure> {
     step("the node can do what Weir needs", &format!("{weir} doctor"));
     let inside = format!("unshare --mount --net --propagation private -- {} demo-inside {weir}", xtask.display());
     step("every program loads, attached by clsact; the quickstart", &inside);
-    for (name, path) in test_binaries()?.iter().filter(|(name, _)| TESTS.contains(&name.as_str())) {
-        step(&format!("tests/{name}"), &path.display().to_string());
+    let binaries = test_binaries()?;
+    for (wanted, filter) in TESTS {
+        for (name, path) in binaries.iter().filter(|(name, _)| name == wanted) {
+            step(&format!("tests/{name}"), &format!("{} {filter}", path.display()));
+        }
     }
     script.push_str(EPILOGUE);
     Ok(script)

@@ -142,6 +142,8 @@ impl Edit<'_, '_> {
                 Spec::Node(_) if object.metadata.name != self.input.node && self.state.told_apart == 0 => {
                     self.remote_node(difference);
                 }
+                // It fills no table.
+                Spec::FlowTest(_) => {}
                 _ => return Err(Stop::Whole),
             }
         }

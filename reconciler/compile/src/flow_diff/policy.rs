@@ -1,5 +1,4 @@
-//! Which flows meet another fate under one set than under another: one for each pair of identities and each rule that
-//! speaks of them, and those that flow tests declare.
+//! What the policies of subjects make of flows.
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -7,57 +6,18 @@ use std::{
 
 use ipnet::IpNet;
 use weir_abi::{DIRECTION_EGRESS, DIRECTION_INGRESS, PEER_ANY, PROTO_ANY, PolicyKey, RULE_NONE, SubjectInfo, identity};
-use weir_plan::{InterfaceName, ObjectRef, Prefix4, Prefix6, Provenance as _, RuleRef, Tables};
+use weir_plan::{Prefix4, Prefix6, Provenance as _, Tables};
 
+use super::{ChangedFlow, Fate, FlowChange, Side, own_address};
 use crate::{
-    Compiled, FlowCase, Outcome, Trace, TraceFlow, Who,
-    trace::{judge, peer, prefilter_class},
+    Compiled,
+    trace::{judge, peer},
 };
-
-/// A flow that passes under one set and not under the other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowChange {
-    pub flow: ChangedFlow,
-    pub before: Fate,
-    pub after: Fate,
-}
-
-/// What becomes of it, and by which rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fate {
-    pub passes: bool,
-    pub rule: Option<RuleRef>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ChangedFlow {
-    /// A packet of a flow test.
-    Test(Box<FlowCase>),
-    /// Between a subject and a peer, as the subject's policy sees it.
-    Policy {
-        subject: Side,
-        /// `None`: whoever no rule names.
-        peer: Option<Side>,
-        egress: bool,
-        /// `None`: a protocol that no rule names.
-        protocol: Option<u8>,
-        /// `None`: a port that no rule names.
-        port: Option<u16>,
-    },
-    /// From or to an address, as the prefilter of a device sees it.
-    Prefilter { interface: InterfaceName, address: IpAddr, destination: bool },
-}
-
-/// One end: its labels, and an address where it is the address that changed hands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Side {
-    pub labels: BTreeMap<String, String>,
-    pub address: Option<IpAddr>,
-}
 
 /// Who an end is before and after.
 type Pair = (u32, u32);
 
+/// What may be judged otherwise than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     subject: Pair,
@@ -72,11 +32,6 @@ struct Candidate {
 /// A protocol that nobody uses, for what holds of any: RFC 3692's, for experiments.
 const ANY_PROTOCOL: u8 = 253;
 
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-const ECHO_REQUEST: u16 = 8;
-const ECHO_REQUEST_V6: u16 = 128;
-
 struct Diff<'a> {
     before: &'a Compiled,
     after: &'a Compiled,
@@ -87,9 +42,7 @@ struct Diff<'a> {
     candidates: BTreeSet<Candidate>,
 }
 
-/// Every flow that passes under one and not under the other, one for each pair of identities and rules. Goes through all
-/// policy entries once.
-pub fn flow_changes(before: &Compiled, after: &Compiled) -> Vec<FlowChange> {
+pub(super) fn changes(before: &Compiled, after: &Compiled) -> Vec<FlowChange> {
     let (moved, candidates) = (BTreeMap::new(), BTreeSet::new());
     let mut entries: HashMap<_, BTreeSet<PolicyKey>> = HashMap::new();
     for (key, _) in before.tables.policy.iter().chain(after.tables.policy.iter()) {
@@ -99,17 +52,10 @@ pub fn flow_changes(before: &Compiled, after: &Compiled) -> Vec<FlowChange> {
     diff.changed_entries();
     diff.subjects();
     diff.addresses();
-    let mut changes = diff.tests();
-    changes.extend(diff.policy());
-    changes.extend(diff.prefilter());
-    changes
+    diff.judged()
 }
 
 impl Diff<'_> {
-    fn both(&self) -> [&Compiled; 2] {
-        [self.before, self.after]
-    }
-
     /// What an entry that came or went speaks of; and, because it may have hidden another or be hidden, what both it and
     /// another entry of its subject speak of.
     fn changed_entries(&mut self) {
@@ -191,7 +137,7 @@ impl Diff<'_> {
         self.candidates.extend(found);
     }
 
-    fn policy(&self) -> Vec<FlowChange> {
+    fn judged(&self) -> Vec<FlowChange> {
         let mut seen = BTreeSet::new();
         let mut changes = Vec::new();
         for candidate in self.candidates.iter().filter(|candidate| self.somebody_is(candidate)) {
@@ -257,156 +203,13 @@ impl Diff<'_> {
     }
 
     fn side(&self, pair: Pair) -> Side {
-        let labels = self.both().into_iter().rev().zip([pair.1, pair.0]);
+        let labels = [(self.after, pair.1), (self.before, pair.0)];
         let labels = labels.into_iter().find_map(|(compiled, identity)| compiled.identities.get(&identity));
         Side {
             labels: labels.map(|labels| BTreeMap::clone(labels)).unwrap_or_default(),
             address: self.moved.get(&pair).copied(),
         }
     }
-
-    fn prefilter(&self) -> Vec<FlowChange> {
-        let mut seen = BTreeSet::new();
-        let mut changes = Vec::new();
-        for address in self.filtered_addresses() {
-            for destination in [false, true] {
-                let decided = self.both().map(|compiled| {
-                    let ends = if destination { (None, Some(address)) } else { (Some(address), None) };
-                    let decisions = compiled.prefilter(ends.0, ends.1);
-                    decisions.into_iter().map(|one| (one.interface.clone(), one)).collect::<BTreeMap<_, _>>()
-                });
-                let interfaces: BTreeSet<&InterfaceName> = decided.iter().flat_map(BTreeMap::keys).collect();
-                for interface in interfaces {
-                    let [before, after] = [&decided[0], &decided[1]].map(|decided| {
-                        let decision = decided.get(interface);
-                        let rule = decision.and_then(|decision| decision.rule.clone());
-                        Fate { passes: decision.is_none_or(|decision| !decision.drops), rule }
-                    });
-                    let rules = (before.rule.clone(), after.rule.clone(), interface.clone(), destination);
-                    if before.passes != after.passes && seen.insert(rules) {
-                        let flow = ChangedFlow::Prefilter { interface: interface.clone(), address, destination };
-                        changes.push(FlowChange { flow, before, after });
-                    }
-                }
-            }
-        }
-        changes
-    }
-
-    /// One address for each pair of classes that a prefix had and has.
-    fn filtered_addresses(&self) -> Vec<IpAddr> {
-        let [before, after] = self.both().map(|compiled| &*compiled.tables);
-        let actions = |compiled: &Tables, class: u32| {
-            compiled.classes.get(&class).map(|class| class.cells.map(weir_abi::ClassCell::action))
-        };
-        let changed: BTreeSet<u32> = (before.classes.diff(&after.classes).into_iter())
-            .map(|change| change.key)
-            .filter(|class| actions(before, *class) != actions(after, *class))
-            .collect();
-        let wired = self.before.wiring.hooks != self.after.wiring.hooks;
-        let mut found = Vec::new();
-        let both = [before, after];
-        let own = |net| own_address(net, &|net| both.iter().any(|tables| is_in_prefilter(tables, net)));
-        let v4 = before.prefilter4.diff(&after.prefilter4).into_iter().map(|change| change.key.to_ip_net());
-        let v6 = before.prefilter6.diff(&after.prefilter6).into_iter().map(|change| change.key.to_ip_net());
-        found.extend(v4.chain(v6).filter_map(own));
-        if wired || !changed.is_empty() {
-            for tables in both {
-                let v4 = tables.prefilter4.iter().map(|(prefix, class)| (prefix.to_ip_net(), *class));
-                let v6 = tables.prefilter6.iter().map(|(prefix, class)| (prefix.to_ip_net(), *class));
-                let mut left: BTreeSet<u32> = tables.classes.iter().map(|(class, _)| *class).collect();
-                left.retain(|class| wired || changed.contains(class));
-                for (net, class) in v4.chain(v6) {
-                    if left.contains(&class)
-                        && let Some(address) = own(net)
-                    {
-                        left.remove(&class);
-                        found.push(address);
-                    }
-                }
-            }
-        }
-        let mut met = BTreeSet::new();
-        found.retain(|address| {
-            let classes = (prefilter_class(before, *address), prefilter_class(after, *address));
-            (wired || classes.0 != classes.1 || changed.contains(&classes.0)) && met.insert(classes)
-        });
-        found
-    }
-
-    /// Of either set, those that both can tell of.
-    fn tests(&self) -> Vec<FlowChange> {
-        let mut cases = self.after.flow_cases().cases;
-        let known: BTreeSet<ObjectRef> = cases.iter().map(|case| case.test.clone()).collect();
-        cases.extend(self.before.flow_cases().cases.into_iter().filter(|case| !known.contains(&case.test)));
-        let fate = |compiled: &Compiled, case: &FlowCase| {
-            let probe = &case.probe;
-            let flow = TraceFlow {
-                source: Who::Addresses(vec![probe.source]),
-                destination: Who::Addresses(vec![probe.destination]),
-                protocol: probe.protocol,
-                port: match probe.protocol {
-                    ICMP => ECHO_REQUEST,
-                    ICMPV6 => ECHO_REQUEST_V6,
-                    _ => probe.port,
-                },
-            };
-            compiled.trace(&flow).ok().map(|trace| Fate { passes: trace.passes(), rule: deciding(&trace) })
-        };
-        let changed = |case: FlowCase| {
-            let (before, after) = (fate(self.before, &case)?, fate(self.after, &case)?);
-            let flow = ChangedFlow::Test(Box::new(case));
-            (before.passes != after.passes).then_some(FlowChange { flow, before, after })
-        };
-        cases.into_iter().filter_map(changed).collect()
-    }
-}
-
-/// An address of the prefix that no longer prefix has taken; `None` where there is none, or none is found soon.
-fn own_address(net: IpNet, is_taken: &impl Fn(IpNet) -> bool) -> Option<IpAddr> {
-    const TRIES: usize = 256;
-    let mut address = net.network();
-    for _ in 0..TRIES {
-        let longer = (net.prefix_len() + 1..=net.max_prefix_len()).rev().filter_map(|length| {
-            let longer = IpNet::new(address, length).ok()?.trunc();
-            is_taken(longer).then_some(longer)
-        });
-        let Some(taken) = longer.last() else { return Some(address) };
-        // Behind it.
-        address = match taken.broadcast() {
-            IpAddr::V4(last) => IpAddr::V4(u32::from(last).checked_add(1)?.into()),
-            IpAddr::V6(last) => IpAddr::V6(u128::from(last).checked_add(1)?.into()),
-        };
-        if !net.contains(&address) {
-            return None;
-        }
-    }
-    None
-}
-
-fn is_in_ipcache(tables: &Tables, net: IpNet) -> bool {
-    match net {
-        IpNet::V4(net) => tables.ipcache4.get(&Prefix4::from(net)).is_some(),
-        IpNet::V6(net) => tables.ipcache6.get(&Prefix6::from(net)).is_some(),
-    }
-}
-
-fn is_in_prefilter(tables: &Tables, net: IpNet) -> bool {
-    match net {
-        IpNet::V4(net) => tables.prefilter4.get(&Prefix4::from(net)).is_some(),
-        IpNet::V6(net) => tables.prefilter6.get(&Prefix6::from(net)).is_some(),
-    }
-}
-
-/// The rule that stops it, or the last that lets it pass.
-fn deciding(trace: &Trace) -> Option<RuleRef> {
-    if let Some(dropped) = trace.prefilter.iter().find(|device| device.drops).filter(|_| !trace.passes()) {
-        return dropped.rule.clone();
-    }
-    let judged = || trace.egress.iter().chain(&trace.ingress);
-    let stopped = judged().find(|decision| !decision.outcome.passes());
-    let said = judged().rfind(|decision| decision.outcome == Outcome::Allow);
-    stopped.or(said).and_then(|decision| decision.rule.clone())
 }
 
 impl Candidate {
@@ -458,5 +261,12 @@ impl Candidate {
 
     fn of_anything(subject: Pair, direction: u8) -> Self {
         Self { subject, peer: (PEER_ANY, PEER_ANY), direction, protocol: ANY_PROTOCOL, port: 0, mask: 0 }
+    }
+}
+
+fn is_in_ipcache(tables: &Tables, net: IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => tables.ipcache4.get(&Prefix4::from(net)).is_some(),
+        IpNet::V6(net) => tables.ipcache6.get(&Prefix6::from(net)).is_some(),
     }
 }
