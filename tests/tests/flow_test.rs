@@ -14,10 +14,11 @@ use weir_plan::{
 use weir_source::{Revision, SourceFile};
 use weir_state::SledStore;
 use weir_tests::node::{
-    ENDPOINTS, NODE, Node, eventually,
-    kernel::{RawMap, table_pin},
+    ENDPOINTS, HOST, NODE, Node, UPLINK, eventually,
+    kernel::{RawMap, residue, table_pin},
     metrics::scrape,
-    run,
+    run, tool,
+    traffic::{Way, reaches},
 };
 
 const RULES: &str = r"apiVersion: weir/v1alpha1
@@ -188,6 +189,30 @@ fn a_commit_that_fails_its_tests_never_goes_live() {
         assert!(node.plan()["changes"].as_array().unwrap().is_empty());
         // A rollback is tried as well, and is right.
         node.expect(0, &["rollback"]);
+    });
+}
+
+#[test]
+fn a_first_apply_that_fails_its_tests_can_be_mended() {
+    Node::run(|node| {
+        write(node);
+        let wrong = flow_test("wrong", "{host: true}", "{endpoint: web}", "UDP, port: 1", "{verdict: allow}");
+        node.write("wrong.yaml", &wrong);
+        for _ in 0..2 {
+            let refused = node.expect(1, &["apply", "-f", "."]);
+            assert!(refused.stderr.contains("1 of 18 flow tests failed"), "{refused}");
+        }
+        assert!(node.expect(0, &["history", "-o", "json"]).json()["commits"].as_array().unwrap().is_empty());
+        let devices = tool("ip", "-o link show type veth");
+        assert!(!devices.stdout.contains(" wr"), "the endpoints' devices are taken back: {devices}");
+        // Nothing is enforced on the uplink.
+        assert!(reaches(node, Way { from: "client", to: "node", address: HOST[0], port: 9 }));
+        node.remove("wrong.yaml");
+        node.apply();
+        assert!(node.plan()["changes"].as_array().unwrap().is_empty());
+        node.expect(0, &["test", "--live"]);
+        node.expect(0, &["uninstall"]);
+        eventually("nothing is left", || residue(node, &["lo", UPLINK]).is_empty().then_some(()));
     });
 }
 
