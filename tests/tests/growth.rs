@@ -102,7 +102,7 @@ fn grows(mode: &'static str) {
         );
         let denied = denied.finish();
         assert_eq!((denied.received, denied.sent > 0), (0, true), "what is denied never passes");
-        assert_eq!(connection.retransmitted(), 0, "in {} messages", connection.messages());
+        assert_eq!(connection.lost(), 0, "in {} messages", connection.messages());
         assert!(reaches(node, ALLOWED) && !reaches(node, DENIED));
     });
 }

@@ -173,7 +173,7 @@ fn newer_programs_are_swapped_in_under_traffic() {
         }
         assert_eq!(program_sets(node).len(), 1);
         whole(stream, denied);
-        assert_eq!(connection.retransmitted(), 0);
+        assert_eq!(connection.lost(), 0);
         works(node);
     });
 }

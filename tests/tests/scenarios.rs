@@ -124,7 +124,7 @@ fn scenario_24_a_connection_of_an_hour_survives_everything_that_does_not_concern
         assert!(a_minute_later(&mut connection, &mut clock) >= 60, "an hour");
         let account = stream.finish();
         println!("{commits} commits, {} messages, {} datagrams", connection.messages(), account.sent);
-        assert_eq!(connection.retransmitted(), 0);
+        assert_eq!(connection.lost(), 0);
         assert!(
             account.sent > 500 && account.lost.is_empty(),
             "of {} sent, {:?} were lost",

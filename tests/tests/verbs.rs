@@ -409,7 +409,7 @@ fn completions_offer_every_verb() {
             .take_while(|line| !line.is_empty())
             .filter_map(|line| line.split_whitespace().next())
             .collect();
-        assert_eq!(verbs.len(), 19, "{verbs:?}");
+        assert_eq!(verbs.len(), 20, "{verbs:?}");
         for shell in ["bash", "zsh", "fish"] {
             let script = node.expect(0, &["completions", shell]).stdout;
             assert!(verbs.iter().all(|verb| script.contains(verb)), "{shell}");

@@ -266,7 +266,7 @@ pub enum Verb {
         /// `tcp/80`, `udp/53`, `icmp/8`, …
         port: String,
     },
-    /// Run flow tests: on the live tables of the agent, or by the oracle from the manifests alone
+    /// Run flow tests: on the agent's live tables, or by the oracle
     Test {
         #[command(flatten)]
         source: SourceArgs,

@@ -141,6 +141,8 @@ impl<'a> World<'a> {
         damage::clear(&world.backup);
         damage::copy(&node.state(), &world.backup);
         world.start();
+        // Whoever is asked to stop before it listens just ends.
+        eventually("the agent answers", || world.status("at first").map(drop));
         world
     }
 
