@@ -14,3 +14,16 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<D
     let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
     humantime::parse_duration(&text).map(Some).map_err(D::Error::custom)
 }
+
+/// A duration that is always there.
+pub(crate) mod plain {
+    use super::{Deserialize, Deserializer, Duration, Error, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(*value))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        humantime::parse_duration(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}

@@ -9,7 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     CidrFilterSpec, EndpointSpec, FlowTestSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NodeConfigSpec, NodeSpec,
-    PolicyRule, Spec, code, lane,
+    PolicyRule, ServiceSpec, Spec, code, lane,
     lift::lift,
     meta::{LenientMetadata, StrictMetadata},
     policy_check::PolicyScope,
@@ -97,6 +97,7 @@ pub(crate) static KINDS: &[Kind] = &[
     Kind::new::<Manifest<EndpointSpec>>(WEIR, "Endpoint", Scope::Namespaced),
     Kind { read_plain: read_filter, ..Kind::new::<Manifest<CidrFilterSpec>>(WEIR, "CidrFilter", Scope::Namespaced) },
     Kind::new::<Manifest<FlowTestSpec>>(WEIR, "FlowTest", Scope::Namespaced),
+    Kind::new::<Manifest<ServiceSpec>>(WEIR, "Service", Scope::Namespaced),
     Kind::new::<PolicyManifest>(WEIR, "NetworkPolicy", Scope::Namespaced),
     Kind::new::<CiliumManifest>(CILIUM, "CiliumNetworkPolicy", Scope::Namespaced),
     Kind::new::<ClusterwideManifest>(CILIUM, "CiliumClusterwideNetworkPolicy", Scope::Cluster),
@@ -119,8 +120,7 @@ fn read_filter(text: &str) -> Option<Draft> {
 }
 
 /// Kinds of the language that come later.
-pub(crate) const PLANNED: &[(&str, &str)] =
-    &[(WEIR, "Service"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
+pub(crate) const PLANNED: &[(&str, &str)] = &[("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
 /// A document after the strict pass.
 #[derive(Debug, PartialEq)]
@@ -291,6 +291,7 @@ into_spec! {
     NodeSpec => Node,
     EndpointSpec => Endpoint,
     FlowTestSpec => FlowTest,
+    ServiceSpec => Service,
     KubernetesNetworkPolicySpec => KubernetesNetworkPolicy,
 }
 
@@ -314,7 +315,7 @@ impl Spec {
             Self::NetworkPolicy(rules) => check_rules(rules, PolicyScope::Namespaced, problems),
             Self::ClusterwideNetworkPolicy(rules) => check_rules(rules, PolicyScope::Clusterwide, problems),
             Self::KubernetesNetworkPolicy(policy) => policy.check(&spec, problems),
-            Self::Namespace(_) => {}
+            Self::Service(_) | Self::Namespace(_) => {}
         }
     }
 }

@@ -48,6 +48,7 @@ mod prefix;
 mod prefixes;
 mod problem;
 mod selector;
+mod service;
 mod set_check;
 mod stored;
 mod structure;
@@ -80,4 +81,8 @@ pub use place::Position;
 pub use port::PortNumber;
 pub use prefixes::Prefixes;
 pub use selector::{LabelSelector, Operator, Requirement};
+pub use service::{
+    Algorithm, Backend, BackendState, Frontend, FrontendType, NoBackends, ServiceProtocol, ServiceSpec,
+    SessionAffinity, TrafficPolicy,
+};
 pub use update::Changes;

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     CidrFilterSpec, EndpointSpec, FlowTestSpec, KubernetesNetworkPolicySpec, Metadata, NamespaceSpec, NodeConfigSpec,
-    NodeSpec, ObjectKey, PolicyRule, Prefixes,
+    NodeSpec, ObjectKey, PolicyRule, Prefixes, ServiceSpec,
 };
 
 /// SHA-256 of a file's bytes.
@@ -68,6 +68,7 @@ pub enum Spec {
     Endpoint(Arc<EndpointSpec>),
     CidrFilter(Arc<CidrFilterSpec>),
     FlowTest(Arc<FlowTestSpec>),
+    Service(Arc<ServiceSpec>),
     /// `weir/v1alpha1 NetworkPolicy` and `cilium.io/v2 CiliumNetworkPolicy`: selects in its own namespace.
     NetworkPolicy(Arc<[PolicyRule]>),
     /// `cilium.io/v2 CiliumClusterwideNetworkPolicy`.
@@ -89,6 +90,7 @@ impl Spec {
             Self::Endpoint(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
             Self::CidrFilter(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
             Self::FlowTest(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
+            Self::Service(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
             Self::KubernetesNetworkPolicy(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
             Self::NetworkPolicy(rules) | Self::ClusterwideNetworkPolicy(rules) => {
                 let (one, several): (Vec<_>, Vec<_>) = rules.iter().partition(|rule| &*rule.path == "spec");

@@ -27,12 +27,15 @@ pub mod ct_flags {
     /// A packet without SYN was seen: the handshake is over, or began before us.
     pub const SEEN_NON_SYN: u32 = 1 << 4;
     pub const RST: u32 = 1 << 5;
+    /// Not a flow but a client's packets to a service: `service` is the backend that they go to. The key's ends are the
+    /// client and the frontend.
+    pub const SERVICE: u32 = 1 << 8;
     /// The original source, or destination, was an address of the host when the other end was last judged.
     pub const SOURCE_IS_HOST: u32 = 1 << 6;
     pub const DESTINATION_IS_HOST: u32 = 1 << 7;
 }
 
-/// One flow. Written by programs only; user space reads it, and deletes.
+/// One flow, or what a client's packets to a frontend are turned into. Written by programs only; user space reads it, and deletes.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConntrackEntry {
@@ -49,9 +52,16 @@ pub struct ConntrackEntry {
     /// The endpoints' devices on which the two words were judged, 0 for the host: a word counts for that device only.
     pub source_ifindex: u32,
     pub destination_ifindex: u32,
-    pub reserved: u32,
+    /// With `service`.
+    pub service_port_be: u16,
+    pub reserved: u16,
+    /// Of a flow: the frontend that its original source believes to speak to, 0 for none. With
+    /// [`ct_flags::SERVICE`]: the backend's address; then `egress` is the verdict "allow" of the epoch in which the
+    /// backend was last known to be the service's, `source_incarnation` the backend's number and
+    /// `destination_incarnation` its incarnation.
+    pub service: Address,
 }
-const _: () = assert!(size_of::<ConntrackEntry>() == 48);
+const _: () = assert!(size_of::<ConntrackEntry>() == 64);
 
 /// Key of `fragments`: where a later fragment finds the ports of the first.
 #[repr(C)]

@@ -16,6 +16,7 @@ mod generation;
 mod policy;
 mod prefilter;
 mod reason;
+mod service;
 mod settings;
 mod tables;
 mod trace;
@@ -36,6 +37,10 @@ pub use prefilter::{
     SIDE_SOURCE,
 };
 pub use reason::{Direction, METRIC_SLOTS, Reason, metric_slot};
+pub use service::{
+    AffinityEntry, AffinityKey, BackendInfo, FrontendInfo, FrontendKey, ServiceInfo, SourceRangeKey, backend_flags,
+    frontend_flags, service_flags,
+};
 pub use settings::{Settings, settings_flags};
 pub use tables::{ABI_VERSION, KernelTable, RULE_COUNTERS, TableKind, runtime_tables, sided_tables};
 pub use trace::{TraceCell, next_hook, tc_action, xdp_action};

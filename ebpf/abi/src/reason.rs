@@ -72,6 +72,14 @@ reasons! {
     Internal = 139, "internal";
     /// The kernel refused more packet data (`bpf_skb_pull_data`).
     NoData = 140, "no_data";
+    /// Addressed to a service's address, and to none of its ports.
+    NoService = 141, "no_service";
+    /// Addressed to a service that has no backend here for it.
+    NoBackend = 142, "no_backend";
+    /// From outside a service's source ranges.
+    SourceRange = 143, "source_range";
+    /// A service's packet could not be rewritten.
+    Translation = 144, "translation";
 }
 
 impl Reason {

@@ -4,6 +4,8 @@ pub mod settings_flags {
     pub const HOST_POLICY: u32 = 1 << 0;
     /// The host endpoint exists.
     pub const HOST_ENDPOINT: u32 = 1 << 1;
+    /// There are frontends.
+    pub const SERVICES: u32 = 1 << 2;
 }
 
 /// The only value of `settings`. Timeouts are whole seconds.

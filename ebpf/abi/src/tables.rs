@@ -1,13 +1,14 @@
 //! The list of tables: what user space creates and checks, what drift tests are generated from, what the ABI hash is
 //! computed over.
 use crate::{
-    Address, ClassCell, ConntrackEntry, ConntrackKey, Counter, EVENT_RING_BYTES, EndpointInfo, FragmentKey,
-    FragmentPorts, InterfaceInfo, METRIC_SLOTS, PolicyEntry, PolicyKey, PrefilterClass, Runtime, Settings, SubjectInfo,
-    TraceCell, tree::Line,
+    Address, AffinityEntry, AffinityKey, BackendInfo, ClassCell, ConntrackEntry, ConntrackKey, Counter,
+    EVENT_RING_BYTES, EndpointInfo, FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, METRIC_SLOTS,
+    PolicyEntry, PolicyKey, PrefilterClass, Runtime, ServiceInfo, Settings, SourceRangeKey, SubjectInfo, TraceCell,
+    tree::Line,
 };
 
 /// Raised by hand when the meaning of a field changes and its size does not.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Name of the table of rule counters: one mappable array of [`Counter`], index `cpu * rules + rule`.
 pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
@@ -51,6 +52,11 @@ pub const fn sided_tables() -> &'static [KernelTable] {
         table::<PolicyKey, PolicyEntry>("POLICY", TableKind::Hash, 0),
         table::<u32, Line>("PREFILTER", TableKind::MappedArray, 0),
         table::<u32, PrefilterClass>("PREFILTER_CLASSES", TableKind::MappedArray, 0),
+        table::<FrontendKey, FrontendInfo>("FRONTENDS", TableKind::Hash, 0),
+        table::<u32, ServiceInfo>("SERVICES", TableKind::MappedArray, 0),
+        table::<u32, Line>("SLOTS", TableKind::MappedArray, 0),
+        table::<u32, BackendInfo>("BACKENDS", TableKind::MappedArray, 0),
+        table::<SourceRangeKey, u32>("SOURCE_RANGES", TableKind::Hash, 0),
     ];
     TABLES
 }
@@ -62,6 +68,7 @@ pub const fn runtime_tables() -> &'static [KernelTable] {
         table::<ConntrackKey, ConntrackEntry>("CONNTRACK_TCP", TableKind::LruHash, 0),
         table::<ConntrackKey, ConntrackEntry>("CONNTRACK_OTHER", TableKind::LruHash, 0),
         table::<FragmentKey, FragmentPorts>("FRAGMENTS", TableKind::LruHash, 0),
+        table::<AffinityKey, AffinityEntry>("AFFINITY", TableKind::LruHash, 0),
         table::<u32, Counter>("METRICS", TableKind::PerCpuArray, METRIC_SLOTS),
         table::<u32, Counter>(RULE_COUNTERS, TableKind::MappedArray, 0),
         table::<u32, TraceCell>("TRACE", TableKind::PerCpuArray, 1),

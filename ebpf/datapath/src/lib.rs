@@ -28,6 +28,7 @@ pub mod prefix_tree;
 mod prepare;
 mod probe;
 mod programs;
+mod services;
 mod sessions;
 mod sided;
 mod stage;

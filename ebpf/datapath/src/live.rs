@@ -1,7 +1,7 @@
 //! The tables as they are in the kernel: found again, made, made larger.
 use std::{io, path::Path, thread};
 
-use weir_abi::{KernelTable, PrefilterClass, Settings, runtime_tables, sided_tables};
+use weir_abi::{BackendInfo, KernelTable, PrefilterClass, Settings, runtime_tables, sided_tables};
 use weir_plan::Capacity;
 
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
     generation::{Word, first},
     maps::{Map, kernel_name, spec},
     pins::Pins,
+    services::ServiceTable,
     sided::{ArrayTable, MappedTable, Sided, TreeTable},
     sys,
 };
@@ -24,11 +25,16 @@ pub struct Live {
     pub policy: Option<Sided>,
     pub prefilter: Option<TreeTable>,
     pub classes: Option<ArrayTable<PrefilterClass>>,
+    pub frontends: Option<Sided>,
+    pub services: Option<ServiceTable>,
+    pub backends: Option<ArrayTable<BackendInfo>>,
+    pub source_ranges: Option<Sided>,
     pub runtime: Map,
     pub word: Word,
     pub conntrack_tcp: Option<Map>,
     pub conntrack_other: Option<Map>,
     pub fragments: Option<Map>,
+    pub affinity: Option<Map>,
     pub metrics: Option<Map>,
     pub rule_counters: Option<Map>,
     pub trace: Option<Map>,
@@ -40,6 +46,7 @@ const SETTINGS: usize = 1;
 const HASH: usize = 256;
 pub const LINES: usize = 1 << 10;
 const CLASSES: usize = 64;
+const BACKENDS: usize = 64;
 
 /// Sizes come in classes, so that a table grows rarely: four to every doubling, so that little is wasted.
 pub fn class(entries: usize, least: usize) -> u32 {
@@ -124,11 +131,16 @@ impl Live {
             policy: finder.sided("POLICY")?,
             prefilter: finder.mapped("PREFILTER")?,
             classes: finder.mapped("PREFILTER_CLASSES")?,
+            frontends: finder.sided("FRONTENDS")?,
+            services: ServiceTable::open(finder.mapped("SERVICES")?, finder.mapped("SLOTS")?),
+            backends: finder.mapped("BACKENDS")?,
+            source_ranges: finder.sided("SOURCE_RANGES")?,
             word: Word::new(&runtime)?,
             runtime,
             conntrack_tcp: finder.single("CONNTRACK_TCP")?,
             conntrack_other: finder.single("CONNTRACK_OTHER")?,
             fragments: finder.single("FRAGMENTS")?,
+            affinity: finder.single("AFFINITY")?,
             metrics: finder.single("METRICS")?,
             rule_counters: finder.single(weir_abi::RULE_COUNTERS)?,
             trace: finder.single("TRACE")?,
@@ -150,11 +162,16 @@ impl Live {
             policy: None,
             prefilter: None,
             classes: None,
+            frontends: None,
+            services: None,
+            backends: None,
+            source_ranges: None,
             runtime,
             word,
             conntrack_tcp: None,
             conntrack_other: None,
             fragments: None,
+            affinity: None,
             metrics: None,
             rule_counters: None,
             trace: None,
@@ -176,11 +193,16 @@ impl Live {
         hash(&mut self.endpoints, "ENDPOINTS", need.endpoints)?;
         hash(&mut self.subjects, "SUBJECTS", need.subjects)?;
         hash(&mut self.policy, "POLICY", need.policy)?;
+        hash(&mut self.frontends, "FRONTENDS", need.frontends)?;
+        hash(&mut self.source_ranges, "SOURCE_RANGES", need.source_ranges)?;
         made |= fill(&mut self.settings, || MappedTable::create(table("SETTINGS"), SETTINGS as u32))?;
         made |= fill(&mut self.ipcache, || MappedTable::create(table("IPCACHE"), class(need.ipcache, LINES)))?;
         made |= fill(&mut self.prefilter, || MappedTable::create(table("PREFILTER"), class(need.prefilter, LINES)))?;
         made |=
             fill(&mut self.classes, || MappedTable::create(table("PREFILTER_CLASSES"), class(need.classes, CLASSES)))?;
+        made |= fill(&mut self.services, || ServiceTable::create(need.services, need.slot_lines))?;
+        made |= fill(&mut self.backends, || MappedTable::create(table("BACKENDS"), class(need.backends, BACKENDS)))?;
+        made |= fill(&mut self.affinity, || single("AFFINITY", need.capacity.affinity))?;
         made |= fill(&mut self.fragments, || single("FRAGMENTS", need.capacity.fragments))?;
         made |= fill(&mut self.metrics, || single("METRICS", 0))?;
         made |= fill(&mut self.rule_counters, || rule_counters(need.capacity.rules))?;
@@ -233,6 +255,7 @@ impl Live {
             ("CONNTRACK_TCP", &self.conntrack_tcp),
             ("CONNTRACK_OTHER", &self.conntrack_other),
             ("FRAGMENTS", &self.fragments),
+            ("AFFINITY", &self.affinity),
             ("METRICS", &self.metrics),
             (weir_abi::RULE_COUNTERS, &self.rule_counters),
             ("TRACE", &self.trace),
@@ -245,12 +268,15 @@ impl Live {
 
     /// The tables with two sides.
     pub fn sided(&self) -> Vec<&Sided> {
-        let hashes = [&self.interfaces, &self.endpoints, &self.subjects, &self.policy];
+        let hashes =
+            [&self.interfaces, &self.endpoints, &self.subjects, &self.policy, &self.frontends, &self.source_ranges];
         let mut tables: Vec<&Sided> = hashes.into_iter().flatten().collect();
         tables.extend(self.settings.as_ref().map(MappedTable::sided));
         tables.extend(self.ipcache.as_ref().map(MappedTable::sided));
         tables.extend(self.prefilter.as_ref().map(MappedTable::sided));
         tables.extend(self.classes.as_ref().map(MappedTable::sided));
+        tables.extend(self.services.iter().flat_map(ServiceTable::sided));
+        tables.extend(self.backends.as_ref().map(MappedTable::sided));
         tables
     }
 
@@ -272,6 +298,7 @@ impl Live {
             conntrack_tcp: entries(&self.conntrack_tcp),
             conntrack_other: entries(&self.conntrack_other),
             fragments: entries(&self.fragments),
+            affinity: entries(&self.affinity),
             rules: self.rules(),
         }
     }
@@ -286,6 +313,8 @@ impl Live {
             + self.ipcache.as_ref().map_or(0, MappedTable::pending_stores)
             + self.prefilter.as_ref().map_or(0, MappedTable::pending_stores)
             + self.classes.as_ref().map_or(0, MappedTable::pending_stores)
+            + self.services.as_ref().map_or(0, ServiceTable::pending_stores)
+            + self.backends.as_ref().map_or(0, MappedTable::pending_stores)
     }
 }
 
@@ -333,6 +362,11 @@ pub struct Need {
     pub ipcache: usize,
     pub prefilter: usize,
     pub classes: usize,
+    pub frontends: usize,
+    pub services: usize,
+    pub slot_lines: usize,
+    pub backends: usize,
+    pub source_ranges: usize,
     pub capacity: Capacity,
 }
 

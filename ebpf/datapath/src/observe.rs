@@ -2,7 +2,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use weir_abi::{
-    Address, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, Side, SubjectInfo,
+    Address, BackendInfo, EndpointInfo, FrontendInfo, FrontendKey, InterfaceInfo, PolicyEntry, PolicyKey,
+    PrefilterClass, Settings, Side, SourceRangeKey, SubjectInfo,
 };
 use weir_plan::{InterfaceName, Observed, Table, Tables};
 
@@ -11,6 +12,7 @@ use crate::{
     error::{Result, entry, netlink},
     hash,
     kernel::Kernel,
+    mapped::Mapped,
     sided::{Sided, TreeTable},
     stage::{ip_of, unnamed},
     sys::{Plain, zeroed},
@@ -57,14 +59,16 @@ impl Kernel {
         }
         if let Some(table) = &mut live.classes {
             let table = table.side_mut(side);
-            let before = table.digest();
-            let none = PrefilterClass::default();
-            tables.classes = (1..table.len())
-                .map(|index| (index as u32, table.get(index)))
-                .filter(|(_, class)| *class != none)
-                .collect();
-            table.was_read(before);
+            tables.classes = read_array(table, PrefilterClass::default());
         }
+        if let Some(table) = &mut live.backends {
+            tables.backends = read_array(table.side_mut(side), BackendInfo::default());
+        }
+        if let Some(table) = &mut live.services {
+            tables.services = table.read(side);
+        }
+        tables.frontends = Table::from_unsorted(read::<FrontendKey, FrontendInfo>(live.frontends.as_mut(), side)?);
+        tables.source_ranges = Table::from_unsorted(read::<SourceRangeKey, u32>(live.source_ranges.as_mut(), side)?);
         let interfaces = read::<u32, InterfaceInfo>(live.interfaces.as_mut(), side)?;
         tables.endpoints = read::<Address, EndpointInfo>(live.endpoints.as_mut(), side)?
             .into_iter()
@@ -77,6 +81,15 @@ impl Kernel {
         tables.interfaces = interfaces.into_iter().map(|(index, info)| (name(index), info)).collect();
         Ok(tables)
     }
+}
+
+/// What is not `none`, by index; index 0 is never used.
+fn read_array<T: Plain + PartialEq>(table: &mut Mapped<T>, none: T) -> Table<u32, T> {
+    let before = table.digest();
+    let values =
+        (1..table.len()).map(|index| (index as u32, table.get(index))).filter(|(_, value)| *value != none).collect();
+    table.was_read(before);
+    values
 }
 
 fn read<K: Plain + Ord, V: Plain>(sided: Option<&mut Sided>, side: Side) -> Result<Vec<(K, V)>> {

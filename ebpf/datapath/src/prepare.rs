@@ -2,8 +2,8 @@
 use std::os::fd::AsFd as _;
 
 use weir_abi::{
-    ConntrackEntry, ConntrackKey, Counter, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, SubjectInfo,
-    settings_flags,
+    ConntrackEntry, ConntrackKey, Counter, EndpointInfo, FrontendInfo, FrontendKey, InterfaceInfo, PolicyEntry,
+    PolicyKey, SourceRangeKey, SubjectInfo, settings_flags,
 };
 use weir_plan::{Capacity, DatapathError, Hook, Tables};
 
@@ -18,6 +18,7 @@ use crate::{
     maps::Map,
     prefix_tree::lines_estimate,
     programs::{FORMER, Globals, Loading, Programs},
+    services::slot_lines,
     sided::{MappedTable, Sided},
     sys::{self, Batch, Plain},
 };
@@ -37,6 +38,11 @@ impl Need {
             ipcache: lines_estimate(tables.ipcache4.len(), tables.ipcache6.len()),
             prefilter: lines_estimate(tables.prefilter4.len(), tables.prefilter6.len()),
             classes: tables.classes.last().map_or(0, |(class, _)| *class as usize + 1),
+            frontends: half_empty(tables.frontends.len()),
+            services: tables.services.last().map_or(0, |(service, _)| *service as usize + 1),
+            slot_lines: slot_lines(&tables.services),
+            backends: tables.backends.last().map_or(0, |(backend, _)| *backend as usize + 1),
+            source_ranges: half_empty(tables.source_ranges.len()),
             capacity: *capacity,
         }
     }
@@ -113,6 +119,8 @@ impl Kernel {
             small(&live.endpoints, need.endpoints),
             small(&live.subjects, need.subjects),
             small(&live.policy, need.policy),
+            small(&live.frontends, need.frontends),
+            small(&live.source_ranges, need.source_ranges),
         ];
         if !grow.contains(&true) {
             return Ok(());
@@ -132,6 +140,12 @@ impl Kernel {
         if grow[3] {
             regrow::<PolicyKey, PolicyEntry>(&mut live.policy, side, need.policy).map_err(larger)?;
         }
+        if grow[4] {
+            regrow::<FrontendKey, FrontendInfo>(&mut live.frontends, side, need.frontends).map_err(larger)?;
+        }
+        if grow[5] {
+            regrow::<SourceRangeKey, u32>(&mut live.source_ranges, side, need.source_ranges).map_err(larger)?;
+        }
         Ok(())
     }
 
@@ -144,6 +158,10 @@ impl Kernel {
         grown |= grow(&mut live.ipcache, need.ipcache).map_err(larger)?;
         grown |= grow(&mut live.prefilter, need.prefilter).map_err(larger)?;
         grown |= grow(&mut live.classes, need.classes).map_err(larger)?;
+        grown |= grow(&mut live.backends, need.backends).map_err(larger)?;
+        if let Some(services) = &mut live.services {
+            grown |= services.grow(need.services, need.slot_lines).map_err(larger)?;
+        }
         if live.rules() < need.capacity.rules {
             let former = live.rules();
             let counters = rule_counters(need.capacity.rules).map_err(larger)?;
@@ -168,6 +186,10 @@ impl Kernel {
         }
         if live.fragments.as_ref().is_some_and(|map| map.entries() != need.capacity.fragments) {
             live.fragments = Some(single("FRAGMENTS", need.capacity.fragments).map_err(larger)?);
+            grown = true;
+        }
+        if live.affinity.as_ref().is_some_and(|map| map.entries() != need.capacity.affinity) {
+            live.affinity = Some(single("AFFINITY", need.capacity.affinity).map_err(larger)?);
             grown = true;
         }
         Ok((grown, former))

@@ -1,8 +1,9 @@
 //! Writing the standby side.
-use std::{borrow::Cow, collections::BTreeMap, io, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeMap, io};
 
-use weir_abi::{Address, PrefilterClass, Settings, Side};
-use weir_plan::{Change, DatapathError, InterfaceName, Prefix4, Prefix6, Table, TablesDelta};
+use weir_abi::{Settings, Side};
+use weir_plan::{Change, DatapathError, InterfaceName, Prefix4, Prefix6, Service, Table, TablesDelta};
+pub(crate) use weir_plan::{address_of, ip_of};
 
 use crate::{
     error::{Result, entry, failed, netlink},
@@ -10,7 +11,7 @@ use crate::{
     kernel::{Kernel, not_prepared},
     live::Live,
     prefix_tree::{Tree, TreePrefix, walk, walk_records},
-    sided::{MappedTable as _, Sided, TreeSide, TreeTable},
+    sided::{ArrayTable, MappedTable as _, Sided, TreeSide, TreeTable},
     sys::{Plain, zeroed},
 };
 
@@ -51,7 +52,11 @@ impl Kernel {
         hash(live.subjects.as_mut(), side, &delta.subjects, |identity| *identity)?;
         hash(live.policy.as_mut(), side, &delta.policy, |key| *key)?;
         stage_settings(live, side, &delta.settings)?;
-        stage_classes(live, side, &delta.classes)?;
+        stage_array(live.classes.as_mut(), side, &delta.classes)?;
+        stage_array(live.backends.as_mut(), side, &delta.backends)?;
+        stage_services(live, side, &delta.services)?;
+        hash(live.source_ranges.as_mut(), side, &delta.source_ranges, |key| *key)?;
+        hash(live.frontends.as_mut(), side, &delta.frontends, |key| *key)?;
         self.stage_tree(TreeName::Ipcache, side, &delta.ipcache4, &delta.ipcache6)?;
         self.stage_tree(TreeName::Prefilter, side, &delta.prefilter4, &delta.prefilter6)
     }
@@ -254,8 +259,14 @@ fn stage_settings(live: &mut Live, side: Side, changes: &[Change<u32, Settings>]
     Ok(())
 }
 
-fn stage_classes(live: &mut Live, side: Side, changes: &[Change<u32, PrefilterClass>]) -> Result<()> {
-    let table = live.classes.as_mut().ok_or_else(not_prepared)?.side_mut(side);
+fn stage_array<T: Plain + PartialEq + Default>(
+    table: Option<&mut ArrayTable<T>>,
+    side: Side,
+    changes: &[Change<u32, T>],
+) -> Result<()> {
+    let table = table.ok_or_else(not_prepared)?;
+    let name = table.sided().table.name;
+    let table = table.side_mut(side);
     for change in changes {
         let index = change.key as usize;
         match change.to {
@@ -263,22 +274,18 @@ fn stage_classes(live: &mut Live, side: Side, changes: &[Change<u32, PrefilterCl
             None => {}
             Some(_) => {
                 let cause = io::Error::from_raw_os_error(libc::E2BIG);
-                return Err(entry("writing to", "PREFILTER_CLASSES", change.key, cause));
+                return Err(entry("writing to", name, change.key, cause));
             }
         }
     }
     Ok(())
 }
 
-pub(crate) fn address_of(address: IpAddr) -> Address {
-    match address {
-        IpAddr::V4(v4) => Address::from_v4(v4.octets()),
-        IpAddr::V6(v6) => Address(v6.octets()),
-    }
-}
-
-pub(crate) fn ip_of(address: &Address) -> IpAddr {
-    if address.is_v4() { IpAddr::from(address.v4_bits().to_be_bytes()) } else { IpAddr::from(address.0) }
+fn stage_services(live: &mut Live, side: Side, changes: &[Change<u32, Service>]) -> Result<()> {
+    let table = live.services.as_mut().ok_or_else(not_prepared)?;
+    table
+        .stage(side, changes)
+        .map_err(|service| entry("writing to", "SERVICES", service, io::Error::from_raw_os_error(libc::E2BIG)))
 }
 
 /// What an index is called when no device has it.

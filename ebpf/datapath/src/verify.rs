@@ -4,7 +4,10 @@
 //! be one of what somebody else wrote in between.
 use std::collections::BTreeMap;
 
-use weir_abi::{Address, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, Side, SubjectInfo};
+use weir_abi::{
+    Address, EndpointInfo, FrontendInfo, FrontendKey, InterfaceInfo, PolicyEntry, PolicyKey, Side, SourceRangeKey,
+    SubjectInfo,
+};
 use weir_plan::{InterfaceName, Observed};
 
 use crate::{
@@ -65,6 +68,8 @@ impl Live {
         Side::BOTH.into_iter().all(|side| {
             self.settings.as_ref().is_some_and(|table| table.side(side).is_as_known())
                 && self.classes.as_ref().is_some_and(|table| table.side(side).is_as_known())
+                && self.backends.as_ref().is_some_and(|table| table.side(side).is_as_known())
+                && self.services.as_ref().is_some_and(|table| table.is_as_known(side))
                 && [&self.ipcache, &self.prefilter].into_iter().all(|table| {
                     let lines = table.as_ref().and_then(|table| table.side(side).lines());
                     lines.is_some_and(|lines| lines.is_as_known())
@@ -77,7 +82,9 @@ impl Live {
             let known = holds::<u32, InterfaceInfo>(self.interfaces.as_ref(), side)?
                 && holds::<Address, EndpointInfo>(self.endpoints.as_ref(), side)?
                 && holds::<u32, SubjectInfo>(self.subjects.as_ref(), side)?
-                && holds::<PolicyKey, PolicyEntry>(self.policy.as_ref(), side)?;
+                && holds::<PolicyKey, PolicyEntry>(self.policy.as_ref(), side)?
+                && holds::<FrontendKey, FrontendInfo>(self.frontends.as_ref(), side)?
+                && holds::<SourceRangeKey, u32>(self.source_ranges.as_ref(), side)?;
             if !known {
                 return Ok(false);
             }

@@ -245,6 +245,7 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
         prefilter4: prefilter.v4.clone(),
         prefilter6: prefilter.v6.clone(),
         classes: prefilter.classes.clone(),
+        ..Tables::default()
     };
     let filled = limits::Filled {
         policy: &policy,

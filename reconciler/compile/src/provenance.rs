@@ -156,6 +156,7 @@ impl Origins {
             AnyChange::Prefilter4(change) => self.prefilter(value(change), || change.key.to_ip_net()),
             AnyChange::Prefilter6(change) => self.prefilter(value(change), || change.key.to_ip_net()),
             AnyChange::Class(change) => self.classes.get(&change.key),
+            AnyChange::Frontend(_) | AnyChange::Service(_) | AnyChange::Backend(_) | AnyChange::SourceRange(_) => None,
             AnyChange::Device(change) => self.devices.get(&change.key),
             AnyChange::Hook(change) => self.hooks.get(&change.key),
         }

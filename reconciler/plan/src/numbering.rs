@@ -35,19 +35,24 @@ pub enum Space {
     Class,
     /// Endpoints by object; from 1.
     Endpoint,
-    /// Incarnations of endpoints by object and attachment; from 1, never used twice.
+    /// Incarnations of endpoints by object and attachment, and of backends; from 1, never used twice.
     Incarnation,
+    /// Services by object and what tells those of one object apart; from 1, dense.
+    Service,
+    /// Backends by service, address and port; from 1, dense.
+    Backend,
 }
 
 impl Space {
-    pub const ALL: [Self; 5] = [Self::Identity, Self::Rule, Self::Class, Self::Endpoint, Self::Incarnation];
+    pub const ALL: [Self; 7] =
+        [Self::Identity, Self::Rule, Self::Class, Self::Endpoint, Self::Incarnation, Self::Service, Self::Backend];
 
     const fn range(self) -> (u32, u32) {
         match self {
             Self::Identity => (weir_abi::identity::FIRST_LOCAL, weir_abi::identity::MAX),
             Self::Rule => (1, (1 << weir_abi::RULE_BITS) - 1),
             Self::Class => (1, weir_abi::tree::VALUE_MASK),
-            Self::Endpoint | Self::Incarnation => (1, u32::MAX - 1),
+            Self::Endpoint | Self::Incarnation | Self::Service | Self::Backend => (1, u32::MAX - 1),
         }
     }
 
@@ -119,6 +124,18 @@ impl Numbering {
         numbers.free.remove(&number);
         numbers.numbers.insert(key, Assigned { number, used: IN_USE, seen: sequence });
         Ok(number)
+    }
+
+    /// As [`Self::assign`], for what must not be taken for what it was: a key that was released gets another number.
+    pub fn assign_anew(&mut self, space: Space, key: &str, sequence: u64) -> Result<u32, OutOfNumbers> {
+        debug_assert!(!space.reuses(), "the former number may still be spoken of");
+        let numbers = &mut self.spaces[space as usize];
+        let shared: Arc<str> = key.into();
+        if let Some(assigned) = numbers.numbers.get(&shared).copied().filter(|assigned| assigned.used != IN_USE) {
+            numbers.idle.remove(&(assigned.used, shared.clone()));
+            numbers.numbers.remove(&shared);
+        }
+        self.assign(space, key, sequence)
     }
 
     /// As [`Self::assign`], for an edit of a set: what is in use is left as it is.
@@ -261,6 +278,16 @@ mod tests {
         assert_eq!(after.assign(Space::Identity, "d", 3)?, 257, "the number that b gave back");
         assert_eq!(after.assign(Space::Incarnation, "a", 3)?, 1);
         assert_eq!(after.assign(Space::Incarnation, "b", 3)?, 4, "never used twice");
+        Ok(())
+    }
+
+    #[test]
+    fn what_came_back_is_not_what_it_was() -> Result<(), OutOfNumbers> {
+        let mut numbering = Numbering::default();
+        let first = numbering.assign_anew(Space::Incarnation, "a", 1)?;
+        assert_eq!(numbering.assign_anew(Space::Incarnation, "a", 2)?, first, "it was there all the time");
+        numbering.release(Space::Incarnation, "a", 3);
+        assert_ne!(numbering.assign_anew(Space::Incarnation, "a", 3)?, first);
         Ok(())
     }
 

@@ -1,8 +1,11 @@
 use std::net::IpAddr;
 
-use weir_abi::{EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, SubjectInfo};
+use weir_abi::{
+    BackendInfo, EndpointInfo, FrontendInfo, FrontendKey, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass,
+    Settings, SourceRangeKey, SubjectInfo,
+};
 
-use crate::{Change, InterfaceName, Prefix4, Prefix6, Show, Table, WiringDelta};
+use crate::{Change, InterfaceName, Prefix4, Prefix6, Service, Show, Table, WiringDelta};
 
 /// Generates, from the one list of tables, everything that has a part per table.
 macro_rules! tables {
@@ -133,6 +136,13 @@ tables! {
     Prefilter6 prefilter6 "prefilter6": Prefix6 => u32;
     /// Class 0 is never listed.
     Class classes "prefilter_classes": u32 => PrefilterClass;
+    Frontend frontends "frontends": FrontendKey => FrontendInfo;
+    /// Service 0 is never listed.
+    Service services "services": u32 => Service;
+    /// Backend 0 is never listed.
+    Backend backends "backends": u32 => BackendInfo;
+    /// The value is always 1.
+    SourceRange source_ranges "source_ranges": SourceRangeKey => u32;
 }
 
 /// Changes of tables and of wiring together.
@@ -172,12 +182,13 @@ pub struct Capacity {
     pub conntrack_tcp: u32,
     pub conntrack_other: u32,
     pub fragments: u32,
+    pub affinity: u32,
     /// Highest rule number + 1 that must have a counter.
     pub rules: u32,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { conntrack_tcp: 1 << 20, conntrack_other: 1 << 18, fragments: 8192, rules: 1024 }
+        Self { conntrack_tcp: 1 << 20, conntrack_other: 1 << 18, fragments: 8192, affinity: 1 << 16, rules: 1024 }
     }
 }

@@ -1,6 +1,7 @@
 use weir_abi::{
-    Address, ConntrackEntry, ConntrackKey, Counter, DropEvent, EndpointInfo, FragmentKey, FragmentPorts, InterfaceInfo,
-    PolicyEntry, PolicyKey, PrefilterClass, Runtime, Settings, SubjectInfo, TraceCell, tree::Line,
+    Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, Counter, DropEvent, EndpointInfo,
+    FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass,
+    Runtime, ServiceInfo, Settings, SourceRangeKey, SubjectInfo, TraceCell, tree::Line,
 };
 
 /// A type that is its bytes: fixed layout, no padding, every bit pattern is a value.
@@ -21,6 +22,9 @@ plain!(
     u32,
     u64,
     Address,
+    AffinityEntry,
+    AffinityKey,
+    BackendInfo,
     ConntrackEntry,
     ConntrackKey,
     Counter,
@@ -28,13 +32,17 @@ plain!(
     EndpointInfo,
     FragmentKey,
     FragmentPorts,
+    FrontendInfo,
+    FrontendKey,
     InterfaceInfo,
     Line,
     PolicyEntry,
     PolicyKey,
     PrefilterClass,
     Runtime,
+    ServiceInfo,
     Settings,
+    SourceRangeKey,
     SubjectInfo,
     TraceCell
 );
