@@ -9,7 +9,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use weir_abi::{
     ConntrackEntry, DIRECTION_EGRESS, DIRECTION_INGRESS, Reason, VerdictWord, ct_flags, flow_verdict, identity,
-    settings_flags,
+    next_hook, settings_flags,
 };
 
 use crate::{
@@ -30,6 +30,8 @@ pub enum Known {
     Allowed,
     /// It has this entry, or none.
     Entry(Option<Entry>),
+    /// It is a client's, for a service, and this entry says where it goes.
+    Service(Entry),
     /// The packet does not say which flow is its own, or has none.
     NotAsked,
 }
@@ -43,6 +45,10 @@ pub fn known(case: &mut Case) -> Known {
     let now = case.run.now();
     let Some(entry) = conntrack::find(&case.packet.flow.key, now) else { return Known::Entry(None) };
     let reply = entry.is_reply(case.packet.flow.source_is_high);
+    if entry.is_service() {
+        // Nobody but the service speaks for its frontend.
+        return if reply { Known::Entry(None) } else { Known::Service(entry) };
+    }
     let original_source = case.near_is_source != reply;
     let (word, ifindex) = entry.word(original_source);
     if ifindex != case.ifindex
@@ -57,6 +63,7 @@ pub fn known(case: &mut Case) -> Known {
     entry.touch(case, reply, now, settings);
     case.rule = word.rule();
     case.from_conntrack = true;
+    look_back(case, entry, reply);
     Known::Allowed
 }
 
@@ -80,7 +87,7 @@ pub fn admit(skb: *mut __sk_buff, case: &mut Case, known: Known) -> Result<(), R
     let track = case.packet.shape != Shape::EchoReply;
     let found = match known {
         Known::Entry(entry) => entry,
-        _ => conntrack::find(&case.packet.flow.key, now),
+        _ => conntrack::find(&case.packet.flow.key, now).filter(|entry| !entry.is_service()),
     };
     let Some(entry) = found else { return begin(case, track) };
     let reply = entry.is_reply(case.packet.flow.source_is_high);
@@ -122,12 +129,22 @@ pub fn admit(skb: *mut __sk_buff, case: &mut Case, known: Known) -> Result<(), R
     }
     let Some(settings) = tables::settings(case.run.side()) else { return Err(Reason::Internal) };
     entry.touch(case, reply, now, settings);
+    look_back(case, entry, reply);
     Ok(())
+}
+
+/// A backend's answer on its way to the client: it comes from the frontend, as far as the client knows.
+#[inline(always)]
+pub fn look_back(case: &mut Case, entry: Entry, reply: bool) {
+    if reply && matches!(case.hook, next_hook::TO_ENDPOINT | next_hook::TO_NETWORK) {
+        let (frontend, port_be) = entry.service();
+        case.to_be(frontend, port_be);
+    }
 }
 
 /// Whether such packets find, or make, an entry.
 #[inline(always)]
-fn is_tracked(case: &Case) -> bool {
+pub fn is_tracked(case: &Case) -> bool {
     matches!(case.packet.shape, Shape::Ports | Shape::NoPorts | Shape::EchoRequest | Shape::EchoReply)
 }
 
@@ -140,7 +157,7 @@ fn begins_anew(case: &Case, entry: Entry, reply: bool) -> bool {
 
 /// A SYN that opens a connection.
 #[inline(always)]
-fn is_first(case: &Case) -> bool {
+pub fn is_first(case: &Case) -> bool {
     case.packet.flow.protocol() == TCP && case.packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 

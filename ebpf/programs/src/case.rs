@@ -48,6 +48,17 @@ pub struct Case {
     /// The subject was not the near end but the host, which is the far one.
     pub by_host: bool,
     pub from_conntrack: bool,
+    /// Whoever sent it is told that nobody is there.
+    pub reject: bool,
+    /// What an end of the packet is to be rewritten to; port 0 for none is.
+    pub to: [u64; 2],
+    pub to_port_be: u16,
+    /// The frontend that the packet was addressed to; port 0 for none.
+    pub frontend_port_be: u16,
+    pub frontend: [u64; 2],
+    /// The backend that was just picked for it, and its incarnation.
+    pub backend: u32,
+    pub incarnation: u32,
     /// Kinds of extension header, while they are followed.
     pub extensions_seen: u32,
     /// Of this CPU, not of the case: the jiffy of its last drop events, and how many.
@@ -74,6 +85,9 @@ impl Case {
         case.near_is_source = matches!(hook, next_hook::FROM_ENDPOINT | next_hook::TO_NETWORK);
         case.by_host = false;
         case.from_conntrack = false;
+        case.reject = false;
+        case.to_port_be = 0;
+        case.frontend_port_be = 0;
         Some(case)
     }
 
@@ -86,6 +100,19 @@ impl Case {
             asm!("{a} = {a}", a = inout(reg) address, options(nostack, preserves_flags));
             &mut *address
         }
+    }
+
+    #[inline(always)]
+    pub fn to_be(&mut self, address: [u64; 2], port_be: u16) {
+        self.to = address;
+        self.to_port_be = port_be;
+    }
+
+    /// Before the packet goes to a backend: what it was addressed to.
+    #[inline(always)]
+    pub fn remember_frontend(&mut self) {
+        self.frontend = *words::of_address(self.packet.flow.destination());
+        self.frontend_port_be = self.packet.flow.destination_port_be();
     }
 
     /// Whose policy decided.

@@ -1,5 +1,5 @@
 //! One entry per flow: what each end was judged to be, and how long the flow lives.
-use core::{arch::asm, mem::MaybeUninit};
+use core::{arch::asm, mem::MaybeUninit, ptr::NonNull};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use weir_abi::{ConntrackEntry, ConntrackKey, Settings, VerdictWord, ct_flags};
@@ -18,7 +18,7 @@ const BOTH_FINS: u32 = ct_flags::FIN_ORIGINAL | ct_flags::FIN_REPLY;
 /// A live entry. Several CPUs may hold the same one: every field is read and written by single instructions. What was
 /// just looked up is the last that the LRU evicts.
 #[derive(Clone, Copy)]
-pub struct Entry(*mut ConntrackEntry);
+pub struct Entry(NonNull<ConntrackEntry>);
 
 #[inline(always)]
 fn table(protocol: u8) -> &'static Lru<ConntrackKey, ConntrackEntry> {
@@ -32,7 +32,7 @@ pub fn find(key: &ConntrackKey, now: u64) -> Option<Entry> {
     if found.is_none() && FORMER.load() == 1 && weir_take_over(key) != 0 {
         found = look_up(key);
     }
-    let entry = Entry(found?);
+    let entry = Entry::new(found?)?;
     (now < entry.expires()).then_some(entry)
 }
 
@@ -53,16 +53,10 @@ extern "C" fn weir_take_over(key: *const ConntrackKey) -> u32 {
     words::copy(key, &mut own);
     let former = if own.protocol == TCP { FORMER_TCP.get_ptr(&own) } else { FORMER_OTHER.get_ptr(&own) };
     let Some(former) = former else { return 0 };
-    let mut entry = MaybeUninit::<ConntrackEntry>::uninit();
-    // SAFETY: zero is a value of every field, and the pointer came from a lookup that succeeded.
-    let entry = unsafe {
-        words::zero(entry.as_mut_ptr());
-        let entry = entry.assume_init_mut();
-        words::copy(&*former, entry);
-        entry
-    };
+    // SAFETY: the pointer came from a lookup that succeeded; what other CPUs write meanwhile is plain data.
+    let entry = unsafe { &*former };
     // Another CPU may have been first, and its entry may be newer.
-    let _ = table(own.protocol).insert(&own, &*entry, BPF_NOEXIST as u64);
+    let _ = table(own.protocol).insert(&own, entry, BPF_NOEXIST as u64);
     1
 }
 
@@ -77,19 +71,19 @@ pub fn store(key: ConntrackKey, entry: &ConntrackEntry) {
 macro_rules! field {
     ($self:ident, $name:ident) => {{
         // SAFETY: the pointer came from a lookup that succeeded, and lookups stay valid until the program ends.
-        &raw mut (*$self.0).$name
+        &raw mut (*$self.0.as_ptr()).$name
     }};
 }
 
 impl Entry {
     #[inline(always)]
     pub fn new(address: *mut ConntrackEntry) -> Option<Self> {
-        (!address.is_null()).then_some(Self(address))
+        NonNull::new(address).map(Self)
     }
 
     #[inline(always)]
     pub fn address(self) -> *mut ConntrackEntry {
-        self.0
+        self.0.as_ptr()
     }
 
     #[inline(always)]
@@ -139,6 +133,34 @@ impl Entry {
             } else {
                 field!(self, destination_incarnation).read_volatile()
             }
+        }
+    }
+
+    /// Whether it says what a client's packets to a frontend are turned into.
+    #[inline(always)]
+    pub fn is_service(self) -> bool {
+        self.flags() & ct_flags::SERVICE != 0
+    }
+
+    /// The backend of a service's entry, the frontend of a flow; port 0 for none.
+    #[inline(always)]
+    pub fn service(self) -> ([u64; 2], u16) {
+        // SAFETY: aligned words of the entry.
+        unsafe {
+            let words = field!(self, service).cast::<u64>();
+            let address = [words.read_volatile(), words.add(1).read_volatile()];
+            (address, field!(self, service_port_be).read_volatile())
+        }
+    }
+
+    #[inline(always)]
+    pub fn set_service(self, address: [u64; 2], port_be: u16) {
+        // SAFETY: aligned words of the entry.
+        unsafe {
+            let words = field!(self, service).cast::<u64>();
+            words.write_volatile(address[0]);
+            words.add(1).write_volatile(address[1]);
+            field!(self, service_port_be).write_volatile(port_be);
         }
     }
 

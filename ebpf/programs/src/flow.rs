@@ -30,7 +30,7 @@ pub struct Flow {
     pub key: ConntrackKey,
     pub source_is_high: bool,
     /// The ports alone say which end is the key's `low`.
-    same_addresses: bool,
+    pub same_addresses: bool,
 }
 
 impl Flow {

@@ -28,8 +28,10 @@ mod parse;
 mod policy;
 mod prefilter;
 mod run;
+mod service;
 mod skb;
 mod tables;
+mod translate;
 mod words;
 
 #[panic_handler]

@@ -19,9 +19,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use weir_abi::{
-    Address, ConntrackEntry, ConntrackKey, Counter, DropEvent, EVENT_RING_BYTES, EndpointInfo, FragmentKey,
-    FragmentPorts, InterfaceInfo, METRIC_SLOTS, PolicyEntry, PolicyKey, PrefilterClass, Runtime, Settings, SubjectInfo,
-    TraceCell, tree::Line,
+    Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, Counter, DropEvent,
+    EVENT_RING_BYTES, EndpointInfo, FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, METRIC_SLOTS,
+    PolicyEntry, PolicyKey, PrefilterClass, Runtime, ServiceInfo, Settings, SourceRangeKey, SubjectInfo, TraceCell,
+    tree::Line,
 };
 
 use crate::{
@@ -50,6 +51,16 @@ pub static POLICY: Sided<Hash<PolicyKey, PolicyEntry>> = Sided::new();
 pub static PREFILTER: Sided<Mapped<Line>> = Sided::new();
 #[btf_map]
 pub static PREFILTER_CLASSES: Sided<Mapped<PrefilterClass>> = Sided::new();
+#[btf_map]
+pub static FRONTENDS: Sided<Hash<FrontendKey, FrontendInfo>> = Sided::new();
+#[btf_map]
+pub static SERVICES: Sided<Mapped<ServiceInfo>> = Sided::new();
+#[btf_map]
+pub static SLOTS: Sided<Mapped<Line>> = Sided::new();
+#[btf_map]
+pub static BACKENDS: Sided<Mapped<BackendInfo>> = Sided::new();
+#[btf_map]
+pub static SOURCE_RANGES: Sided<Hash<SourceRangeKey, u32>> = Sided::new();
 
 #[btf_map]
 pub static RUNTIME: Mapped<Runtime> = Mapped::new();
@@ -64,6 +75,8 @@ pub static FORMER_TCP: Lru<ConntrackKey, ConntrackEntry> = Lru::new();
 pub static FORMER_OTHER: Lru<ConntrackKey, ConntrackEntry> = Lru::new();
 #[btf_map]
 pub static FRAGMENTS: Lru<FragmentKey, FragmentPorts> = Lru::new();
+#[btf_map]
+pub static AFFINITY: Lru<AffinityKey, AffinityEntry> = Lru::new();
 #[btf_map]
 pub static METRICS: PerCpuArray<Counter, { METRIC_SLOTS as usize }> = PerCpuArray::new();
 #[btf_map]

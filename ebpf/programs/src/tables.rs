@@ -1,12 +1,13 @@
 //! One lookup for each table that manifests fill. The side is the run's; a missing inner map reads as an empty table.
 use weir_abi::{
-    Address, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, SubjectInfo, identity, tree,
+    Address, BackendInfo, EndpointInfo, FrontendInfo, FrontendKey, InterfaceInfo, PolicyEntry, PolicyKey,
+    PrefilterClass, ServiceInfo, Settings, SourceRangeKey, SubjectInfo, identity, tree,
 };
 
 use crate::{
     maps::{
-        ENDPOINTS, Hash, INTERFACES, IPCACHE, KNOWN_INTERFACES, Mapped, POLICY, PREFILTER, PREFILTER_CLASSES, SETTINGS,
-        SUBJECTS,
+        BACKENDS, ENDPOINTS, FRONTENDS, Hash, INTERFACES, IPCACHE, KNOWN_INTERFACES, Mapped, POLICY, PREFILTER,
+        PREFILTER_CLASSES, SERVICES, SETTINGS, SLOTS, SOURCE_RANGES, SUBJECTS,
     },
     run::Run,
     words,
@@ -55,6 +56,33 @@ pub fn interface(run: Run, ifindex: u32) -> Option<&'static InterfaceInfo> {
 #[inline(always)]
 pub fn endpoint(side: u32, address: &Address) -> Option<&'static EndpointInfo> {
     in_hash(ENDPOINTS.get(side)?, address)
+}
+
+#[inline(always)]
+pub fn frontend(side: u32, key: &FrontendKey) -> Option<&'static FrontendInfo> {
+    in_hash(FRONTENDS.get(side)?, key)
+}
+
+#[inline(always)]
+pub fn service(side: u32, number: u32) -> Option<&'static ServiceInfo> {
+    SERVICES.get_value(side, &number)
+}
+
+/// The backend in a slot of the service whose slots begin at line `first`.
+#[inline(always)]
+pub fn slot(side: u32, first: u32, slot: u32) -> Option<u32> {
+    let line = SLOTS.get_value(side, &(first + slot / 16))?;
+    line.0.get((slot % 16) as usize).copied()
+}
+
+#[inline(always)]
+pub fn backend(side: u32, number: u32) -> Option<&'static BackendInfo> {
+    BACKENDS.get_value(side, &number)
+}
+
+#[inline(always)]
+pub fn source_range(side: u32, key: &SourceRangeKey) -> bool {
+    SOURCE_RANGES.get(side).is_some_and(|ranges| in_hash(ranges, key).is_some())
 }
 
 #[inline(always)]

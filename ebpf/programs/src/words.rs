@@ -43,6 +43,13 @@ pub fn as_address(words: &[u64; 2]) -> &Address {
     unsafe { &*core::ptr::from_ref(words).cast::<Address>() }
 }
 
+/// An address's words, as they are in memory.
+#[inline(always)]
+pub fn of_address(address: &Address) -> &[u64; 2] {
+    // SAFETY: as above, the other way.
+    unsafe { &*core::ptr::from_ref(address).cast::<[u64; 2]>() }
+}
+
 /// Two words, as they are in memory.
 #[inline(always)]
 pub fn set<T>(value: &mut T, words: [u64; 2]) {

@@ -17,14 +17,15 @@ use aya::{
 };
 use aya_obj::generated::bpf_map_type;
 use weir_abi::{
-    ConntrackEntry, ConntrackKey, Counter, FragmentKey, FragmentPorts, Generation, KernelTable, RULE_COUNTERS, Runtime,
-    Side, TableKind, runtime_tables, sided_tables, tree::Line,
+    AffinityEntry, AffinityKey, ConntrackEntry, ConntrackKey, Counter, FragmentKey, FragmentPorts, Generation,
+    KernelTable, RULE_COUNTERS, Runtime, ServiceInfo, Side, TableKind, runtime_tables, service_flags, sided_tables,
+    tree::Line,
 };
 use weir_datapath::{
     prefix_tree::Tree,
     sys::{Batch, MapSpec, Mapping, Plain, jiffies_program, map_create, pin_replace, test_run},
 };
-use weir_plan::{Prefix4, Prefix6, Table, Tables};
+use weir_plan::{Prefix4, Prefix6, Service, Table, Tables};
 
 use super::{
     lab::address,
@@ -225,6 +226,7 @@ impl Instance {
             clear::<ConntrackKey, ConntrackEntry>(self.traffic[name].as_fd());
         }
         clear::<FragmentKey, FragmentPorts>(self.traffic["FRAGMENTS"].as_fd());
+        clear::<AffinityKey, AffinityEntry>(self.traffic["AFFINITY"].as_fd());
         for slot in 0..self.counters.len() {
             self.counters.write(slot, Counter::default());
         }
@@ -260,6 +262,52 @@ impl Instance {
         self.mapped(side, "PREFILTER_CLASSES", |map| {
             for (class, value) in tables.classes.iter() {
                 map.write(*class as usize, *value);
+            }
+        });
+        self.hash(side, "FRONTENDS", &tables.frontends, |key| *key);
+        self.hash(side, "SOURCE_RANGES", &tables.source_ranges, |key| *key);
+        self.services(side, &tables.services);
+        self.mapped(side, "BACKENDS", |map| {
+            for number in 0..map.len() {
+                map.write(number, tables.backends.get(&(number as u32)).copied().unwrap_or_default());
+            }
+        });
+    }
+
+    /// Every service's slots in lines of their own, this node's after all.
+    fn services(&self, side: Side, services: &Table<u32, Service>) {
+        let mut lines: Vec<Line> = Vec::new();
+        let mut place = |slots: &[u32]| {
+            let first = lines.len() as u32;
+            for chunk in slots.chunks(16) {
+                let mut line = Line::ZERO;
+                line.0[..chunk.len()].copy_from_slice(chunk);
+                lines.push(line);
+            }
+            (first, slots.len() as u32)
+        };
+        self.mapped(side, "SERVICES", |map| {
+            (0..map.len()).for_each(|number| map.write(number, ServiceInfo::default()));
+            for (number, service) in services.iter() {
+                let ((slots, slot_count), (local_slots, local_count)) =
+                    (place(&service.slots), place(&service.local_slots));
+                let info = ServiceInfo {
+                    slots,
+                    slot_count,
+                    local_slots,
+                    local_count,
+                    flags: service.flags | service_flags::EXISTS,
+                    affinity: service.affinity,
+                    ranges_v4: service.ranges_v4,
+                    ranges_v6: service.ranges_v6,
+                    reserved: 0,
+                };
+                map.write(*number as usize, info);
+            }
+        });
+        self.mapped(side, "SLOTS", |map| {
+            for (at, line) in lines.into_iter().enumerate() {
+                map.write(at, line);
             }
         });
     }

@@ -123,6 +123,7 @@ impl Lab {
 
     fn begin(instance: Use, world: &World) -> Self {
         let lab = Self { instance: RefCell::new(instance), last_run: Cell::default() };
+        lab.forget_traces();
         lab.commit(world);
         lab
     }
@@ -159,10 +160,16 @@ impl Lab {
     /// Sends one packet, and checks what holds for every packet: it comes out as it went in; exactly one counter of a
     /// reason went up, by one packet and its length; a drop has its event, and what passes has none.
     pub fn send(&self, hook: Hook, frame: &[u8]) -> Outcome {
+        let (outcome, out) = self.send_through(hook, frame);
+        assert_eq!(out, frame, "{hook:?} changed the packet");
+        outcome
+    }
+
+    /// As [`Self::send`], for a packet that may come out otherwise than it went in: with what came out.
+    pub fn send_through(&self, hook: Hook, frame: &[u8]) -> (Outcome, Vec<u8>) {
         let before = self.metrics();
         let run = self.run(hook, frame, 1);
         let action = run.retval;
-        assert_eq!(run.data, frame, "{hook:?} changed the packet");
         let after = self.metrics();
         let moved: Vec<u32> = before.keys().copied().filter(|slot| before[slot] != after[slot]).collect();
         let [slot] = moved[..] else { panic!("{hook:?}: the counters of {moved:?} moved") };
@@ -191,7 +198,15 @@ impl Lab {
         } else {
             assert!(events.is_empty(), "{hook:?}: {reason:?} with an event");
         }
-        Outcome { reason, rule: trace.rule, trace }
+        (Outcome { reason, rule: trace.rule, trace }, run.data)
+    }
+
+    /// What comes out of a packet that passes.
+    #[track_caller]
+    pub fn through(&self, hook: Hook, frame: &[u8]) -> Vec<u8> {
+        let (outcome, out) = self.send_through(hook, frame);
+        assert!(outcome.passed(), "{hook:?} drops with {outcome:?}");
+        out
     }
 
     pub fn passes(&self, hook: Hook, frame: &[u8]) -> Outcome {
@@ -276,6 +291,17 @@ impl Lab {
         let empty = PerCpuValues::try_from(vec![[0u8; SIZE]; values.len()]).expect("one cell for each CPU");
         array.set(0, empty, 0).expect("clearing");
         cell
+    }
+
+    /// After runs that nobody asked about.
+    pub fn forget_traces(&self) {
+        const SIZE: usize = size_of::<TraceCell>();
+        let mut instance = self.instance.borrow_mut();
+        let map = instance.ebpf.map_mut("TRACE").expect("TRACE");
+        let mut array = PerCpuArray::<_, [u8; SIZE]>::try_from(map).expect("a per-CPU array");
+        let cells = array.get(&0, 0).expect("a slot").len();
+        let empty = PerCpuValues::try_from(vec![[0u8; SIZE]; cells]).expect("one cell for each CPU");
+        array.set(0, empty, 0).expect("clearing");
     }
 
     /// The events since the last call.

@@ -2,10 +2,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use weir_abi::{
-    ClassCell, DIRECTION_EGRESS, DIRECTION_INGRESS, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey,
-    PrefilterClass, Settings, SubjectInfo, TupleClass, identity, interface_flags, policy_verdict, settings_flags,
+    BackendInfo, ClassCell, DIRECTION_EGRESS, DIRECTION_INGRESS, EndpointInfo, FrontendInfo, FrontendKey,
+    InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, SubjectInfo, TupleClass, backend_flags,
+    frontend_flags, identity, interface_flags, policy_verdict, settings_flags,
 };
-use weir_plan::{InterfaceName, Prefix4, Prefix6, Tables};
+use weir_plan::{InterfaceName, Prefix4, Prefix6, Service, Tables, address_of};
 
 /// Identities of the two endpoints, and of a network outside that a CIDR rule names.
 pub const WEB: u32 = 256;
@@ -50,6 +51,16 @@ impl Family {
     /// Somebody in [`OFFICE`].
     pub fn colleague(self) -> IpAddr {
         self.address([192, 0, 2, 33], [0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x33])
+    }
+
+    /// The address of a service.
+    pub fn vip(self) -> IpAddr {
+        self.address([10, 96, 0, 10], [0xfd00, 0x96, 0, 0, 0, 0, 0, 10])
+    }
+
+    /// A machine elsewhere.
+    pub fn elsewhere(self) -> IpAddr {
+        self.address([10, 0, 2, 9], [0xfd00, 0, 0, 2, 0, 0, 0, 9])
     }
 
     /// The ICMP types of an echo request and its reply.
@@ -256,9 +267,37 @@ impl World {
         rule
     }
 
+    /// A service: what it is, and its backends with the slots that each has.
+    pub fn service(&mut self, number: u32, service: Service, backends: &[(u32, BackendInfo)]) {
+        self.settings(|settings| settings.flags |= settings_flags::SERVICES);
+        self.tables.services.insert(number, service);
+        for (backend, info) in backends {
+            self.tables.backends.insert(*backend, BackendInfo { service: number, ..*info });
+        }
+    }
+
+    pub fn frontend(&mut self, to: SocketAddr, protocol: u8, service: u32, flags: u32) {
+        let key = FrontendKey::new(address_of(to.ip()), protocol, to.port());
+        self.tables.frontends.insert(key, FrontendInfo { service, flags });
+        if flags & frontend_flags::NODE_PORT == 0 {
+            self.tables.frontends.insert(FrontendKey::of_address(address_of(to.ip())), FrontendInfo::default());
+        }
+    }
+
     /// Rule numbers in use, plus one.
     pub fn rules(&self) -> u32 {
         self.next_rule
+    }
+}
+
+/// A backend, as a service's tables have it.
+pub fn backend(at: SocketAddr, incarnation: u32, flags: u16) -> BackendInfo {
+    BackendInfo {
+        address: address_of(at.ip()),
+        incarnation,
+        port_be: at.port().to_be(),
+        flags: flags | backend_flags::EXISTS,
+        ..BackendInfo::default()
     }
 }
 

@@ -3,4 +3,5 @@
 mod conntrack;
 mod policy;
 mod prefilter;
+mod service;
 mod shape;

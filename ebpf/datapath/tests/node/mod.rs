@@ -15,11 +15,11 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 use weir_abi::{
-    ClassCell, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, SubjectInfo, TupleClass,
-    interface_flags,
+    BackendInfo, ClassCell, EndpointInfo, FrontendInfo, FrontendKey, InterfaceInfo, PolicyEntry, PolicyKey,
+    PrefilterClass, Settings, SourceRangeKey, SubjectInfo, TupleClass, interface_flags,
 };
 use weir_datapath::{Kernel, Options};
-use weir_plan::{Capacity, Datapath as _, Observed, Prefix4, Prefix6, Tables};
+use weir_plan::{Capacity, Datapath as _, Observed, Prefix4, Prefix6, Service, Tables, address_of};
 
 pub const BPFFS: &str = "/sys/fs/bpf";
 
@@ -80,7 +80,7 @@ pub fn open() -> Kernel {
 }
 
 pub fn capacity() -> Capacity {
-    Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, rules: 1024 }
+    Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, affinity: 64, rules: 1024 }
 }
 
 pub fn observe(kernel: &mut Kernel) -> Observed {
@@ -138,5 +138,33 @@ pub fn some_tables() -> Tables {
         prefilter4: (0..2000u32).map(|n| (prefix4(&format!("100.{}.{}.0/24", n / 256, n % 256)), 1)).collect(),
         prefilter6: [(prefix6("2001:db8::/32"), 2), (prefix6("2001:db8:1::/48"), 0)].into_iter().collect(),
         classes: [(1, class(1)), (2, class(2))].into_iter().collect(),
+        frontends: (1..300)
+            .map(|port| {
+                let to = FrontendInfo { service: 1 + u32::from(port) % 3, flags: 0 };
+                (FrontendKey::new(address_of(ip("10.96.0.1")), 6, port), to)
+            })
+            .collect(),
+        services: (1..4).map(|number| (number, service(number))).collect(),
+        backends: (1..100).map(|number| (number, backend(number))).collect(),
+        source_ranges: [(SourceRangeKey { service: 1, length: 104, address: address_of(ip("10.0.0.0")) }, 1)]
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// Slots of one line, of several, and of this node only.
+pub fn service(number: u32) -> Service {
+    let slots: Vec<u32> = (1..=number * 20).collect();
+    Service { slots: slots.as_slice().into(), local_slots: slots[..3].into(), affinity: number, ..Service::default() }
+}
+
+pub fn backend(number: u32) -> BackendInfo {
+    BackendInfo {
+        address: address_of(ip(&format!("10.2.0.{number}"))),
+        incarnation: number,
+        service: 1,
+        port_be: 80u16.to_be(),
+        flags: weir_abi::backend_flags::EXISTS,
+        ..BackendInfo::default()
     }
 }

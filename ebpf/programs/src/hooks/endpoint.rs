@@ -4,13 +4,13 @@ use weir_abi::{InterfaceInfo, Reason, interface_flags};
 
 use crate::{
     account,
-    admit::{Known, admit, known},
+    admit::{self, Known, admit, is_first, known},
     case::{Case, Subject},
     fragment,
     parse::{Parsed, Shape},
     policy,
     run::Run,
-    skb, tables,
+    service, skb, tables,
 };
 
 /// The endpoint whose interface this is. None: the device is not (yet, or no longer) ours on this side, and is left
@@ -56,10 +56,33 @@ fn judge_afresh(
         }
         Parsed::UnknownEthertype => return Ok(Reason::Forwarded),
     }
-    if case.near_is_source && flags & interface_flags::CHECK_SOURCE != 0 && !comes_from_near(case) {
+    let checks = case.near_is_source && flags & interface_flags::CHECK_SOURCE != 0;
+    // Who goes on with what a service gave it was checked then, and is again where the flow is not allowed as it is.
+    let goes_on = matches!(known, Known::Service(_)) && !is_first(case);
+    if checks && !goes_on && !comes_from_near(case) {
         return Err(Reason::InvalidSource);
     }
-    fragment::resolve(case)?;
+    let mut known = known;
+    if case.near_is_source {
+        let entry = match known {
+            Known::Entry(entry) => entry,
+            Known::Service(entry) => Some(entry),
+            Known::Allowed | Known::NotAsked => None,
+        };
+        if service::serve(skb, case, entry)? {
+            known = admit::known(case.settled());
+        }
+        if let Known::Allowed = known {
+            return Ok(Reason::Forwarded);
+        }
+        if checks && goes_on && !comes_from_near(case) {
+            return Err(Reason::InvalidSource);
+        }
+    }
+    let case = case.settled();
+    if case.frontend_port_be == 0 {
+        fragment::resolve(case)?;
+    }
     if case.packet.shape != Shape::LaterFragment {
         admit(skb, case, known)?;
     }

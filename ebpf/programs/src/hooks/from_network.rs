@@ -10,9 +10,8 @@ fn from_network(context: TcContext) -> i32 {
     let skb = context.skb.skb;
     let Some(run) = Run::begin() else { return tc_action::DROP };
     let ifindex = skb::ifindex(skb);
-    let Some(host) = network::host(run, ifindex) else { return tc_action::CONTINUE };
+    let Some(settings) = network::settings(run, ifindex) else { return tc_action::CONTINUE };
     let Some(case) = Case::begin(run, next_hook::FROM_NETWORK, ifindex) else { return tc_action::DROP };
-    case.near = host;
-    let verdict = network::judge(skb, case);
+    let verdict = network::judge(skb, case, settings);
     conclude(case, verdict, next_hook::STACK)
 }

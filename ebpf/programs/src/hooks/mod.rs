@@ -9,7 +9,18 @@ mod xdp_ingress;
 
 use weir_abi::{Reason, tc_action};
 
-use crate::{account, case::Case};
+use aya_ebpf::bindings::__sk_buff;
+
+use crate::{account, case::Case, translate};
+
+/// What a service's backend answered leaves as if the frontend had: last of all, for policy knows only the backend.
+#[inline(always)]
+fn look_back(skb: *mut __sk_buff, case: &mut Case, verdict: Result<Reason, Reason>) -> Result<Reason, Reason> {
+    if verdict.is_ok() && case.to_port_be != 0 {
+        translate::source(skb, case)?;
+    }
+    verdict
+}
 
 /// What becomes of the packet: `Ok` says as what it is counted.
 #[inline(always)]

@@ -1,4 +1,5 @@
-//! What the two hooks of a network device have in common: the host's own policy, and only for the host's own packets.
+//! What the two hooks of a network device have in common: services for clients outside, and the host's own policy,
+//! which is only for the host's own packets.
 use aya_ebpf::bindings::__sk_buff;
 use weir_abi::{Reason, Settings, identity, interface_flags, settings_flags};
 
@@ -8,27 +9,24 @@ use crate::{
     fragment,
     parse::{Parsed, Shape},
     run::Run,
-    skb, tables,
+    service, skb, tables,
 };
 
-/// The host as a subject, where some policy selects it and the device is ours.
+/// Whether there is anything to do on this device: it is ours, and policy selects the host, or there are services.
 #[inline(always)]
-pub fn host(run: Run, ifindex: u32) -> Option<Subject> {
+pub fn settings(run: Run, ifindex: u32) -> Option<&'static Settings> {
     let settings: &Settings = tables::settings(run.side())?;
-    if settings.flags & settings_flags::HOST_POLICY == 0 {
+    if settings.flags & (settings_flags::HOST_POLICY | settings_flags::SERVICES) == 0 {
         return None;
     }
     let interface = tables::interface(run, ifindex)?;
-    (interface.flags & interface_flags::NETWORK != 0).then_some(Subject {
-        identity: identity::HOST,
-        incarnation: settings.host_incarnation,
-        ..Subject::NOBODY
-    })
+    (interface.flags & interface_flags::NETWORK != 0).then_some(settings)
 }
 
-/// Parse, see whether it is the host's, find the flow, decide. What is only forwarded is left to the endpoints' hooks.
+/// Parse, send a client's packet to its backend, see whether it is the host's, find the flow, decide. What is only
+/// forwarded is left to the endpoints' hooks.
 #[inline(always)]
-pub fn judge(skb: *mut __sk_buff, case: &mut Case) -> Result<Reason, Reason> {
+pub fn judge(skb: *mut __sk_buff, case: &mut Case, settings: &Settings) -> Result<Reason, Reason> {
     let parsed = skb::parse(skb, case)?;
     let case = case.settled();
     match parsed {
@@ -36,13 +34,30 @@ pub fn judge(skb: *mut __sk_buff, case: &mut Case) -> Result<Reason, Reason> {
         Parsed::Neighbour => return Ok(Reason::ForwardedLink),
         Parsed::UnknownEthertype => return Ok(Reason::Forwarded),
     }
+    if settings.flags & settings_flags::SERVICES != 0 {
+        if case.near_is_source {
+            fragment::resolve(case)?;
+            service::answer(case.settled());
+        } else {
+            let entry = service::entry(case);
+            if service::serve(skb, case.settled(), entry)? {
+                service::keep_alive(case.settled());
+            }
+        }
+    }
+    let case = case.settled();
+    if settings.flags & settings_flags::HOST_POLICY == 0 {
+        return Ok(Reason::Forwarded);
+    }
     let flow = &case.packet.flow;
     let own = if case.near_is_source { flow.source() } else { flow.destination() };
     if tables::identity_of(case.run.side(), own) != identity::HOST {
-        case.near = Subject::NOBODY;
         return Ok(Reason::Forwarded);
     }
-    fragment::resolve(case)?;
+    case.near = Subject { identity: identity::HOST, incarnation: settings.host_incarnation, ..Subject::NOBODY };
+    if case.frontend_port_be == 0 {
+        fragment::resolve(case)?;
+    }
     if case.packet.shape != Shape::LaterFragment {
         admit(skb, case, Known::NotAsked)?;
     }

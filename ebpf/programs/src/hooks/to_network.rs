@@ -2,7 +2,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{next_hook, tc_action};
 
-use super::{conclude, network};
+use super::{conclude, look_back, network};
 use crate::{case::Case, run::Run, skb};
 
 #[classifier]
@@ -10,9 +10,9 @@ fn to_network(context: TcContext) -> i32 {
     let skb = context.skb.skb;
     let Some(run) = Run::begin() else { return tc_action::DROP };
     let ifindex = skb::ifindex(skb);
-    let Some(host) = network::host(run, ifindex) else { return tc_action::CONTINUE };
+    let Some(settings) = network::settings(run, ifindex) else { return tc_action::CONTINUE };
     let Some(case) = Case::begin(run, next_hook::TO_NETWORK, ifindex) else { return tc_action::DROP };
-    case.near = host;
-    let verdict = network::judge(skb, case);
+    let verdict = network::judge(skb, case, settings);
+    let verdict = look_back(skb, case.settled(), verdict);
     conclude(case, verdict, next_hook::NONE)
 }

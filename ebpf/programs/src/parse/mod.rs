@@ -72,6 +72,8 @@ pub struct Fragment {
 pub struct Packet {
     /// The protocol is never an extension header's once those were followed.
     pub flow: Flow,
+    /// Offset of the network layer from the start of the frame.
+    pub network: u32,
     /// Offset of the transport layer from the start of the frame.
     pub transport: u32,
     /// Bytes of the IP packet from there on.
@@ -109,6 +111,7 @@ pub fn parse(skb: *mut __sk_buff, window: &Window, case: &mut Case) -> Result<Pa
     let packet = &mut case.packet;
     packet.length = window.length;
     let Link { ethertype, offset } = link::link(window)?;
+    packet.network = offset;
     let mut ends = Ends::NONE;
     let v4 = match ethertype {
         link::IPV4 => {

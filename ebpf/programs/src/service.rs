@@ -1,0 +1,367 @@
+//! From a frontend to a backend: the packets of a client that are addressed to a service.
+//!
+//! Conntrack has two entries for such a flow. One says, for the client and the frontend, which backend was picked, and
+//! in which epoch that was last seen to be right; in the same epoch nothing else is asked. The other is the flow's own,
+//! between client and backend: policy knows only that, and it names the frontend, for the way back.
+use weir_abi::{
+    AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, FrontendInfo, FrontendKey, Reason,
+    ServiceInfo, SourceRangeKey, VerdictWord, backend_flags, ct_flags, flow_verdict, frontend_flags, next_hook,
+    service_flags, settings_flags,
+};
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_get_prandom_u32};
+
+use crate::{
+    admit::{is_first, is_tracked, look_back},
+    case::Case,
+    conntrack::{self, Entry},
+    flow::{Ends, Flow, TCP},
+    fragment,
+    maps::AFFINITY,
+    parse::{Part, Shape},
+    run::{Run, jiffies},
+    tables, translate, words,
+};
+
+/// Sends a client's packet on to its backend. What is not for a service is left as it is: false. `entry` is what the
+/// packet's own addresses and ports have in conntrack.
+///
+/// # Errors
+///
+/// Why it must be dropped.
+#[inline(always)]
+pub fn serve(skb: *mut __sk_buff, case: &mut Case, entry: Option<Entry>) -> Result<bool, Reason> {
+    if case.packet.fragment.of != Part::Whole {
+        fragment::resolve(case)?;
+    }
+    let served = entry.filter(|entry| entry.is_service() && !entry.is_reply(case.packet.flow.source_is_high));
+    // A connection is what it was until it begins anew.
+    let stale = entry.is_some() && served.is_none() && !is_first(case) && case.packet.flow.protocol() == TCP;
+    let services =
+        tables::settings(case.run.side()).is_some_and(|settings| settings.flags & settings_flags::SERVICES != 0);
+    if stale || !(services || served.is_some()) {
+        return Ok(false);
+    }
+    if let Some(entry) = served
+        && entry.word(true).0.epoch() == case.run.epoch()
+        && !is_first(case)
+    {
+        let now = case.run.now();
+        if let Some(settings) = tables::settings(case.run.side()) {
+            entry.touch(case, false, now, settings);
+        }
+        let (address, port_be) = entry.service();
+        case.to_be(address, port_be);
+    } else {
+        match weir_serve(case) {
+            NOT_SERVED => return Ok(false),
+            SERVED => {}
+            // Beside, not inside: the stack is short.
+            SERVED_ANEW => drop(weir_remember(case)),
+            code => return Err(Reason::from_code(code as u8).unwrap_or(Reason::Internal)),
+        }
+    }
+    let case = case.settled();
+    case.remember_frontend();
+    translate::destination(skb, case)?;
+    Ok(true)
+}
+
+/// What the packet's own addresses and ports have in conntrack.
+#[inline(always)]
+pub fn entry(case: &Case) -> Option<Entry> {
+    if !is_tracked(case) || case.packet.fragment.of != Part::Whole {
+        return None;
+    }
+    conntrack::find(&case.packet.flow.key, case.run.now())
+}
+
+/// The flow of a packet that came from outside and goes to a backend is kept alive, whoever else meets it.
+#[inline(always)]
+pub fn keep_alive(case: &Case) {
+    let now = case.run.now();
+    if let Some(entry) = conntrack::find(&case.packet.flow.key, now)
+        && let Some(settings) = tables::settings(case.run.side())
+    {
+        entry.touch(case, false, now, settings);
+    }
+}
+
+/// What leaves by a network device: a backend's answer to a client outside is made to come from the frontend, and keeps
+/// its flow alive.
+#[inline(always)]
+pub fn answer(case: &mut Case) {
+    if !is_tracked(case) {
+        return;
+    }
+    let now = case.run.now();
+    let Some(entry) = conntrack::find(&case.packet.flow.key, now) else { return };
+    let reply = entry.is_reply(case.packet.flow.source_is_high);
+    if !reply || entry.is_service() {
+        return;
+    }
+    look_back(case, entry, reply);
+    if case.to_port_be != 0
+        && let Some(settings) = tables::settings(case.run.side())
+    {
+        entry.touch(case, reply, now, settings);
+    }
+}
+
+// What `weir_serve` answers, beside a reason's code.
+const NOT_SERVED: u32 = 0;
+const SERVED: u32 = 1;
+const SERVED_ANEW: u32 = 2;
+
+/// Finds the packet's backend: the one that it has, if that is still the service's, or another.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weir_serve(case: *mut Case) -> u32 {
+    // SAFETY: the caller's reference; the verifier asks for the comparison with null.
+    let Some(case) = (unsafe { case.as_mut() }) else { return Reason::Internal as u32 };
+    match find_backend(case) {
+        Ok(answer) => answer,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn find_backend(case: &mut Case) -> Result<u32, Reason> {
+    let side = case.run.side();
+    let flow = &case.packet.flow;
+    let destination = *flow.destination();
+    if case.packet.shape != Shape::Ports {
+        // An address of services answers nothing but services.
+        let own = tables::frontend(side, &FrontendKey::of_address(destination)).is_some();
+        return match (own, case.packet.shape) {
+            (false, _) => Ok(NOT_SERVED),
+            (true, Shape::LaterFragment) => Err(Reason::FragmentNotFound),
+            (true, _) => Err(Reason::NoService),
+        };
+    }
+    let port = u16::from_be(flow.destination_port_be());
+    let key = FrontendKey::new(destination, flow.protocol(), port);
+    let Some(frontend) = tables::frontend(side, &key) else {
+        let own = tables::frontend(side, &FrontendKey::of_address(destination)).is_some();
+        return if own { Err(Reason::NoService) } else { Ok(NOT_SERVED) };
+    };
+    let Some(service) = tables::service(side, frontend.service) else { return Err(Reason::NoBackend) };
+    let outside = case.hook == next_hook::FROM_NETWORK;
+    if outside && frontend.flags & (frontend_flags::NODE_PORT | frontend_flags::EXTERNAL) == 0 {
+        return Err(Reason::NoService);
+    }
+    if outside && frontend.flags & frontend_flags::SOURCE_RANGES != 0 && !in_ranges(case, frontend.service, service) {
+        return Err(Reason::SourceRange);
+    }
+    if keeps(case, frontend) {
+        return Ok(SERVED);
+    }
+    // From outside only this node's own: another's answer would not come back this way.
+    let local = outside || frontend.flags & frontend_flags::INTERNAL_LOCAL != 0;
+    case.reject = service.flags & service_flags::REJECT != 0;
+    let Some((number, backend)) = pick(case, frontend.service, service, local) else { return Err(Reason::NoBackend) };
+    case.to_be(*words::of_address(&backend.address), backend.port_be);
+    case.backend = number;
+    case.incarnation = backend.incarnation;
+    Ok(SERVED_ANEW)
+}
+
+/// Whether the packet's entry names a backend that still is this service's. It is made to say so in this epoch.
+#[inline(always)]
+fn keeps(case: &mut Case, frontend: &FrontendInfo) -> bool {
+    let now = case.run.now();
+    let flow = &case.packet.flow;
+    let Some(entry) = conntrack::find(&flow.key, now) else { return false };
+    if !entry.is_service() || entry.is_reply(flow.source_is_high) {
+        return false;
+    }
+    let number = entry.incarnation(true);
+    let Some(backend) = tables::backend(case.run.side(), number) else { return false };
+    if backend.service != frontend.service
+        || backend.incarnation != entry.incarnation(false)
+        || backend.flags & backend_flags::EXISTS == 0
+    {
+        return false;
+    }
+    let (address, port_be) = entry.service();
+    case.to_be(address, port_be);
+    if is_first(case) && !is_open(case, now) {
+        return false;
+    }
+    let Some(settings) = tables::settings(case.run.side()) else { return false };
+    entry.set_word(true, VerdictWord::new(case.run.epoch(), 0, flow_verdict::ALLOW), number, 0);
+    entry.touch(case, false, now, settings);
+    true
+}
+
+/// Whether the connection to the backend is known, and not at its end: a SYN then is one that was sent again.
+#[inline(always)]
+fn is_open(case: &Case, now: u64) -> bool {
+    let mut key = ConntrackKey::default();
+    key_to_backend(case, &mut key);
+    conntrack::find(&key, now).is_some_and(|entry| !entry.is_closing())
+}
+
+#[inline(always)]
+fn key_to_backend(case: &Case, key: &mut ConntrackKey) -> bool {
+    let flow = &case.packet.flow;
+    let mut to = Flow { key: *key, source_is_high: false, same_addresses: false };
+    to.set_addresses(Ends { source: *words::of_address(flow.source()), destination: case.to });
+    to.set_ports(flow.source_port_be(), case.to_port_be);
+    to.key.protocol = flow.protocol();
+    to.key.reserved = [0; 3];
+    *key = to.key;
+    to.source_is_high
+}
+
+/// The backend of a new flow, with its number.
+#[inline(always)]
+fn pick(case: &mut Case, number: u32, service: &ServiceInfo, local: bool) -> Option<(u32, &'static BackendInfo)> {
+    let side = case.run.side();
+    let (first, count) =
+        if local { (service.local_slots, service.local_count) } else { (service.slots, service.slot_count) };
+    if count == 0 {
+        return None;
+    }
+    let key = AffinityKey { client: *case.packet.flow.source(), service: number, reserved: 0 };
+    if service.affinity != 0
+        && let Some(kept) = favourite(case.run, &key, number, local)
+    {
+        befriend(case.run, &key, kept.0, kept.1, service.affinity);
+        return Some(kept);
+    }
+    let at = if service.flags & service_flags::MAGLEV != 0 {
+        hash(&case.packet.flow)
+    } else {
+        // SAFETY: the helper has no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    } % count;
+    let slot = tables::slot(side, first, at)?;
+    let backend = tables::backend(side, slot)?;
+    if service.affinity != 0 {
+        befriend(case.run, &key, slot, backend, service.affinity);
+    }
+    Some((slot, backend))
+}
+
+/// The backend that a client has, if it takes new flows.
+#[inline(always)]
+fn favourite(run: Run, key: &AffinityKey, service: u32, local: bool) -> Option<(u32, &'static BackendInfo)> {
+    let kept = AFFINITY.get_ptr(key)?;
+    // SAFETY: a successful lookup; every field is read by one instruction.
+    let (number, incarnation, expires) = unsafe {
+        (
+            (&raw const (*kept).backend).read_volatile(),
+            (&raw const (*kept).incarnation).read_volatile(),
+            (&raw const (*kept).expires).read_volatile(),
+        )
+    };
+    let backend = tables::backend(run.side(), number)?;
+    let fits = run.now() < expires
+        && backend.service == service
+        && backend.incarnation == incarnation
+        && backend.flags & (backend_flags::EXISTS | backend_flags::DRAINING) == backend_flags::EXISTS
+        && (!local || backend.flags & backend_flags::LOCAL != 0);
+    fits.then_some((number, backend))
+}
+
+#[inline(always)]
+fn befriend(run: Run, key: &AffinityKey, backend: u32, info: &BackendInfo, seconds: u32) {
+    let entry = AffinityEntry { backend, incarnation: info.incarnation, expires: run.now() + jiffies(seconds) };
+    // That it is full costs the client its preference, and no packet.
+    let _ = AFFINITY.insert(key, &entry, 0);
+}
+
+/// Of the flow's two ends and protocol: the same on every node. Multiplication and shifts as in the finalizer of
+/// MurmurHash3 (64 bits).
+#[inline(always)]
+fn hash(flow: &Flow) -> u32 {
+    let (source, destination) = (words::of_address(flow.source()), words::of_address(flow.destination()));
+    let ports =
+        (flow.source_port_be() as u64) << 32 | (flow.destination_port_be() as u64) << 16 | flow.protocol() as u64;
+    let mut hash = 0x9e37_79b9_7f4a_7c15;
+    for word in [source[0], source[1], destination[0], destination[1], ports] {
+        hash ^= word;
+        hash ^= hash >> 33;
+        hash = u64::wrapping_mul(hash, 0xff51_afd7_ed55_8ccd);
+        hash ^= hash >> 33;
+    }
+    (hash >> 32) as u32
+}
+
+/// Both entries of a new flow: what its packets are turned into, and which frontend the flow to the backend is of.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weir_remember(case: *mut Case) -> u32 {
+    // SAFETY: as above.
+    if let Some(case) = unsafe { case.as_mut() } {
+        remember(case);
+    }
+    0
+}
+
+#[inline(always)]
+fn remember(case: &Case) {
+    let Some(settings) = tables::settings(case.run.side()) else { return };
+    let mut entry = conntrack::fresh(case, settings);
+    // SAFETY: every field has a value.
+    let entry: &mut ConntrackEntry = unsafe { entry.assume_init_mut() };
+    entry.egress = VerdictWord::new(case.run.epoch(), 0, flow_verdict::ALLOW);
+    entry.source_incarnation = case.backend;
+    entry.destination_incarnation = case.incarnation;
+    entry.flags |= ct_flags::SERVICE;
+    words::set(&mut entry.service, case.to);
+    entry.service_port_be = case.to_port_be;
+    conntrack::store(case.packet.flow.key, entry);
+
+    let mut key = ConntrackKey::default();
+    let source_is_high = key_to_backend(case, &mut key);
+    let frontend = *words::of_address(case.packet.flow.destination());
+    let port_be = case.packet.flow.destination_port_be();
+    match conntrack::find(&key, case.run.now()) {
+        // The same client spoke to this backend by another way.
+        Some(flow) if !flow.is_closing() && !flow.is_reply(source_is_high) => flow.set_service(frontend, port_be),
+        _ => {
+            // Not judged yet: whoever judges it first finds what it needs.
+            entry.egress = VerdictWord::default();
+            entry.source_incarnation = 0;
+            entry.destination_incarnation = 0;
+            entry.flags &= !(ct_flags::SERVICE | ct_flags::SOURCE_IS_HIGH);
+            if source_is_high {
+                entry.flags |= ct_flags::SOURCE_IS_HIGH;
+            }
+            words::set(&mut entry.service, frontend);
+            entry.service_port_be = port_be;
+            conntrack::store(key, entry);
+        }
+    }
+}
+
+/// Whether the client is in one of the service's source ranges.
+#[inline(always)]
+fn in_ranges(case: &Case, number: u32, service: &ServiceInfo) -> bool {
+    let (high, low) = case.packet.flow.source().halves();
+    let v4 = high == 0 && low >> 32 == 0xffff;
+    for word in 0..3 {
+        let mut lengths = match (v4, word) {
+            (true, 0) => service.ranges_v4,
+            (true, _) => 0,
+            (false, word) => service.ranges_v6[word],
+        };
+        for _ in 0..64 {
+            if lengths == 0 {
+                break;
+            }
+            let length = word as u32 * 64 + lengths.trailing_zeros() + if v4 { 96 } else { 0 };
+            lengths &= lengths - 1;
+            let mask = |bits: u32| if bits == 0 { 0 } else { u64::MAX << (64 - if bits > 64 { 64 } else { bits }) };
+            let (high, low) = (high & mask(length), low & mask(if length > 64 { length - 64 } else { 0 }));
+            let mut key = SourceRangeKey { service: number, length, ..SourceRangeKey::default() };
+            words::set(&mut key.address, [high.to_be(), low.to_be()]);
+            if tables::source_range(case.run.side(), &key) {
+                return true;
+            }
+        }
+    }
+    false
+}
