@@ -53,7 +53,8 @@ impl Settled {
     fn new(tables: &Tables) -> Result<Self, BenchError> {
         let options = weir_datapath::Options::new(Path::new(BPFFS).join("verify"));
         let mut kernel = Kernel::open(options).doing("opening the datapath")?;
-        let capacity = Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, affinity: 64, rules: 1024 };
+        let capacity =
+            Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, affinity: 64, rules: 1024 };
         let empty = Tables::default();
         for _ in Side::BOTH {
             let observed = kernel.observe().doing("reading the tables")?;

@@ -43,7 +43,7 @@ pub use service::{
 };
 pub use settings::{Settings, settings_flags};
 pub use tables::{ABI_VERSION, KernelTable, RULE_COUNTERS, TableKind, runtime_tables, sided_tables};
-pub use trace::{TraceCell, next_hook, tc_action, xdp_action};
+pub use trace::{ANSWER_MARK, TraceCell, next_hook, tc_action, xdp_action};
 pub use verdict::{RULE_BITS, RULE_NONE, VerdictWord, flow_verdict};
 
 /// Packets and bytes: one metric slot or one rule's counter on one CPU.

@@ -17,7 +17,13 @@ pub mod tc_action {
     pub const CONTINUE: i32 = -1;
     /// `TC_ACT_SHOT`.
     pub const DROP: i32 = 2;
+    /// `TC_ACT_REDIRECT`.
+    pub const REDIRECT: i32 = 7;
 }
+
+/// `skb->mark` of a packet that a program made to answer another: no program judges it. The kernel clears it where the
+/// packet enters another network namespace. "WEIR", as ASCII.
+pub const ANSWER_MARK: u32 = 0x5745_4952;
 
 /// What the XDP program returns.
 pub mod xdp_action {

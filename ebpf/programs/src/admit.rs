@@ -342,7 +342,8 @@ extern "C" fn weir_related(skb: *mut __sk_buff, case: *mut Case) -> u64 {
         inner.assume_init_mut()
     };
     let v4 = case.packet.flow.protocol() == ICMP;
-    if !inner_flow(skb, case.packet.transport + 8, v4, inner) {
+    case.inner = inner_flow(skb, case.packet.transport + 8, v4, inner);
+    if case.inner == 0 {
         return 0;
     }
     // An error goes back to whoever sent what it is about.
@@ -358,6 +359,9 @@ extern "C" fn weir_related(skb: *mut __sk_buff, case: *mut Case) -> u64 {
     if incarnation != 0 && incarnation != case.near.incarnation {
         return 0;
     }
+    // About what the client sent: the client knows of no backend.
+    case.inner_protocol = inner.protocol();
+    look_back(case, entry, !reply);
     let (word, ifindex) = entry.word(original_source);
     if word.epoch() == case.run.epoch() && ifindex == case.near.ifindex {
         case.from_conntrack = true;

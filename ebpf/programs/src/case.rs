@@ -56,6 +56,9 @@ pub struct Case {
     /// The frontend that the packet was addressed to; port 0 for none.
     pub frontend_port_be: u16,
     pub frontend: [u64; 2],
+    /// Of an ICMP error: where the transport layer of the packet that it is about begins, and its protocol.
+    pub inner: u32,
+    pub inner_protocol: u8,
     /// The backend that was just picked for it, and its incarnation.
     pub backend: u32,
     pub incarnation: u32,

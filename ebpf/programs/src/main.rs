@@ -27,6 +27,7 @@ mod maps;
 mod parse;
 mod policy;
 mod prefilter;
+mod reject;
 mod run;
 mod service;
 mod skb;

@@ -3,6 +3,8 @@
 //! Conntrack has two entries for such a flow. One says, for the client and the frontend, which backend was picked, and
 //! in which epoch that was last seen to be right; in the same epoch nothing else is asked. The other is the flow's own,
 //! between client and backend: policy knows only that, and it names the frontend, for the way back.
+use core::mem::MaybeUninit;
+
 use weir_abi::{
     AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, FrontendInfo, FrontendKey, Reason,
     ServiceInfo, SourceRangeKey, VerdictWord, backend_flags, ct_flags, flow_verdict, frontend_flags, next_hook,
@@ -15,10 +17,10 @@ use crate::{
     admit::{is_first, is_tracked, look_back},
     case::Case,
     conntrack::{self, Entry},
-    flow::{Ends, Flow, TCP},
+    flow::{Ends, Flow, ICMP, TCP},
     fragment,
     maps::AFFINITY,
-    parse::{Part, Shape},
+    parse::{Part, Shape, inner_flow},
     run::{Run, jiffies},
     tables, translate, words,
 };
@@ -34,6 +36,11 @@ pub fn serve(skb: *mut __sk_buff, case: &mut Case, entry: Option<Entry>) -> Resu
     if case.packet.fragment.of != Part::Whole {
         fragment::resolve(case)?;
     }
+    if case.packet.shape == Shape::IcmpError && weir_about(skb, case, 1) != 0 {
+        translate::error_to_backend(skb, case.settled())?;
+        return Ok(true);
+    }
+    let case = case.settled();
     let served = entry.filter(|entry| entry.is_service() && !entry.is_reply(case.packet.flow.source_is_high));
     // A connection is what it was until it begins anew.
     let stale = entry.is_some() && served.is_none() && !is_first(case) && case.packet.flow.protocol() == TCP;
@@ -90,7 +97,11 @@ pub fn keep_alive(case: &Case) {
 /// What leaves by a network device: a backend's answer to a client outside is made to come from the frontend, and keeps
 /// its flow alive.
 #[inline(always)]
-pub fn answer(case: &mut Case) {
+pub fn answer(skb: *mut __sk_buff, case: &mut Case) {
+    if case.packet.shape == Shape::IcmpError {
+        weir_about(skb, case, 0);
+        return;
+    }
     if !is_tracked(case) {
         return;
     }
@@ -106,6 +117,36 @@ pub fn answer(case: &mut Case) {
     {
         entry.touch(case, reply, now, settings);
     }
+}
+
+/// Whom an ICMP error goes to, or comes from, in place of the one that it names. `to_backend`: a client's, about what a
+/// frontend sent it; else one to a client, about what that sent to a backend. 1: `case.to` says who.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weir_about(skb: *mut __sk_buff, case: *mut Case, to_backend: u32) -> u32 {
+    // SAFETY: the caller's reference; the verifier asks for the comparison with null.
+    let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
+    let mut inner = MaybeUninit::<Flow>::uninit();
+    // SAFETY: zero is a value of every field.
+    let inner = unsafe {
+        words::zero(inner.as_mut_ptr());
+        inner.assume_init_mut()
+    };
+    let v4 = case.packet.flow.protocol() == ICMP;
+    case.inner = inner_flow(skb, case.packet.transport + 8, v4, inner);
+    case.inner_protocol = inner.protocol();
+    if case.inner == 0 || inner.source() != case.packet.flow.destination() {
+        return 0;
+    }
+    let Some(entry) = conntrack::find(&inner.key, case.run.now()) else { return 0 };
+    // A frontend's packets to a client are the other direction of what the client sent to it.
+    let wanted = to_backend != 0;
+    if entry.is_service() != wanted || entry.is_reply(inner.source_is_high) != wanted {
+        return 0;
+    }
+    let (address, port_be) = entry.service();
+    case.to_be(address, port_be);
+    (port_be != 0) as u32
 }
 
 // What `weir_serve` answers, beside a reason's code.
@@ -158,8 +199,10 @@ fn find_backend(case: &mut Case) -> Result<u32, Reason> {
     }
     // From outside only this node's own: another's answer would not come back this way.
     let local = outside || frontend.flags & frontend_flags::INTERNAL_LOCAL != 0;
-    case.reject = service.flags & service_flags::REJECT != 0;
-    let Some((number, backend)) = pick(case, frontend.service, service, local) else { return Err(Reason::NoBackend) };
+    let Some((number, backend)) = pick(case, frontend.service, service, local) else {
+        case.reject = service.flags & service_flags::REJECT != 0;
+        return Err(Reason::NoBackend);
+    };
     case.to_be(*words::of_address(&backend.address), backend.port_be);
     case.backend = number;
     case.incarnation = backend.incarnation;

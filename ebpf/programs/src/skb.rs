@@ -71,3 +71,9 @@ pub fn ifindex(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the context is valid for the whole run.
     unsafe { (*skb).ifindex }
 }
+
+#[inline(always)]
+pub fn mark(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the context is valid for the whole run.
+    unsafe { (*skb).mark }
+}

@@ -7,8 +7,8 @@ use weir_abi::Reason;
 
 use crate::{
     case::Case,
-    flow::{Ends, ICMPV6, SCTP, TCP, UDP},
-    parse::{Part, Shape},
+    flow::{Ends, ICMP, ICMPV6, SCTP, TCP, UDP},
+    parse::{Part, Shape, ip::mapped, load},
     words,
 };
 
@@ -30,6 +30,26 @@ pub fn destination(skb: *mut __sk_buff, case: &mut Case) -> Result<(), Reason> {
 #[inline(always)]
 pub fn source(skb: *mut __sk_buff, case: &mut Case) -> Result<(), Reason> {
     done(weir_translate(skb, case, 1))
+}
+
+/// An ICMP error goes to `case.to`, and is about what that sent.
+///
+/// # Errors
+///
+/// As [`destination`].
+#[inline(always)]
+pub fn error_to_backend(skb: *mut __sk_buff, case: &mut Case) -> Result<(), Reason> {
+    done(weir_translate_error(skb, case, 0))
+}
+
+/// An ICMP error is about what was sent to `case.to`; if it comes from the backend itself, it comes from there.
+///
+/// # Errors
+///
+/// As [`destination`].
+#[inline(always)]
+pub fn error_to_client(skb: *mut __sk_buff, case: &mut Case) -> Result<(), Reason> {
+    done(weir_translate_error(skb, case, 1))
 }
 
 #[inline(always)]
@@ -89,7 +109,7 @@ fn translate(skb: *mut __sk_buff, case: &mut Case, is_source: bool) -> Option<()
         }
     }
     // In the data of both families, the words are as they are in the packet.
-    if is_v4(&from) {
+    if words::is_v4(&from) {
         let (old, new) = ((from[1] >> 32) as u32, (to[1] >> 32) as u32);
         // SAFETY: as above.
         if unsafe { bpf_l3_csum_replace(skb, network + 10, old as u64, new as u64, 4) } != 0 {
@@ -121,7 +141,117 @@ fn translate(skb: *mut __sk_buff, case: &mut Case, is_source: bool) -> Option<()
     Some(())
 }
 
+/// As [`weir_translate`]: the outer packet's one end, and the inner one's other.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weir_translate_error(skb: *mut __sk_buff, case: *mut Case, to_client: u32) -> u32 {
+    // SAFETY: the caller's reference; the verifier asks for the comparison with null.
+    let Some(case) = (unsafe { case.as_mut() }) else { return 1 };
+    translate_error(skb, case, to_client != 0).is_none() as u32
+}
+
+/// The checksum of an ICMP message covers all of the inner packet, which has checksums itself. Each of those changes by
+/// as much as what it covers does, the other way.
 #[inline(always)]
-fn is_v4(words: &[u64; 2]) -> bool {
-    words[0] == 0 && words[1] as u32 == 0xffff_0000
+fn translate_error(skb: *mut __sk_buff, case: &mut Case, to_client: bool) -> Option<()> {
+    let packet = &case.packet;
+    let (network, icmp, transport) = (packet.network, packet.transport, case.inner);
+    let inner = icmp + 8;
+    let v4 = packet.flow.protocol() == ICMP;
+    let mut to = case.to;
+    let mut from = if v4 {
+        mapped(u32::from_ne_bytes(load::<4>(skb, inner + if to_client { 16 } else { 12 })?))
+    } else {
+        let bytes = load::<16>(skb, inner + if to_client { 24 } else { 8 })?;
+        let half = |at: usize| {
+            u64::from_ne_bytes([
+                bytes[at],
+                bytes[at + 1],
+                bytes[at + 2],
+                bytes[at + 3],
+                bytes[at + 4],
+                bytes[at + 5],
+                bytes[at + 6],
+                bytes[at + 7],
+            ])
+        };
+        [half(0), half(8)]
+    };
+    let addresses = difference(&mut from, &mut to);
+    // The inner addresses and, with IPv4, their header's checksum.
+    let mut change = if v4 {
+        let (old, new) = ((from[1] >> 32) as u32, (to[1] >> 32) as u32);
+        // SAFETY: the context is valid.
+        if unsafe { bpf_l3_csum_replace(skb, inner + 10, old as u64, new as u64, 4) } != 0 {
+            return None;
+        }
+        store(skb, inner + if to_client { 16 } else { 12 }, &new)?;
+        0
+    } else {
+        store(skb, inner + if to_client { 24 } else { 8 }, &to)?;
+        addresses
+    };
+    // The inner port, and the checksum that covers it and the addresses, as far as they are there.
+    let mut covered = addresses;
+    if matches!(case.inner_protocol, TCP | UDP) {
+        let at = transport + if to_client { 2 } else { 0 };
+        let old = u16::from_ne_bytes(load::<2>(skb, at)?);
+        store(skb, at, &case.to_port_be)?;
+        let port = (!old) as u64 + case.to_port_be as u64;
+        change += port;
+        covered += port;
+    }
+    let checksum = transport + if case.inner_protocol == TCP { 16 } else { 6 };
+    if matches!(case.inner_protocol, TCP | UDP)
+        && let Some(old) = load::<2>(skb, checksum)
+    {
+        let old = u16::from_ne_bytes(old);
+        if case.inner_protocol == TCP || old != 0 {
+            let new = !fold((!old) as u64 + covered);
+            store(skb, checksum, &new)?;
+            change += (!old) as u64 + new as u64;
+        }
+    }
+    // SAFETY: as above.
+    if unsafe { bpf_l4_csum_replace(skb, icmp + 2, 0, fold(change) as u64, 0) } != 0 {
+        return None;
+    }
+    // The outer packet.
+    let flow = &case.packet.flow;
+    let mut outer = *words::of_address(if to_client { flow.source() } else { flow.destination() });
+    if to_client && outer != from {
+        return Some(());
+    }
+    if v4 {
+        let (old, new) = ((outer[1] >> 32) as u32, (to[1] >> 32) as u32);
+        // SAFETY: as above.
+        if unsafe { bpf_l3_csum_replace(skb, network + 10, old as u64, new as u64, 4) } != 0 {
+            return None;
+        }
+        store(skb, network + if to_client { 12 } else { 16 }, &new)?;
+    } else {
+        let sum = difference(&mut outer, &mut to);
+        // SAFETY: as above.
+        if unsafe { bpf_l4_csum_replace(skb, icmp + 2, 0, sum, BPF_F_PSEUDO_HDR as u64) } != 0 {
+            return None;
+        }
+        store(skb, network + if to_client { 8 } else { 24 }, &to)?;
+    }
+    let flow = &mut case.packet.flow;
+    let ends = if to_client {
+        Ends { source: to, destination: *words::of_address(flow.destination()) }
+    } else {
+        Ends { source: *words::of_address(flow.source()), destination: to }
+    };
+    flow.set_addresses(ends);
+    Some(())
+}
+
+/// A sum of 16-bit words with its carries added.
+#[inline(always)]
+fn fold(mut sum: u64) -> u16 {
+    sum = (sum & 0xffff_ffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }

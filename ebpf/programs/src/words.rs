@@ -43,6 +43,12 @@ pub fn as_address(words: &[u64; 2]) -> &Address {
     unsafe { &*core::ptr::from_ref(words).cast::<Address>() }
 }
 
+/// Whether an address's words are those of a mapped IPv4 address.
+#[inline(always)]
+pub fn is_v4(words: &[u64; 2]) -> bool {
+    words[0] == 0 && words[1] as u32 == 0xffff_0000
+}
+
 /// An address's words, as they are in memory.
 #[inline(always)]
 pub fn of_address(address: &Address) -> &[u64; 2] {

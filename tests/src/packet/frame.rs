@@ -162,12 +162,26 @@ pub fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
 }
 
 pub fn tcp_segment(network: &Network, ports: (u16, u16), flags: u8, data: &[u8]) -> Vec<u8> {
+    tcp_segment_at(network, ports, (1, 1), flags, 0xffff, data)
+}
+
+/// With sequence and acknowledgement numbers, and the window.
+pub fn tcp_segment_at(
+    network: &Network,
+    ports: (u16, u16),
+    numbers: (u32, u32),
+    flags: u8,
+    window: u16,
+    data: &[u8],
+) -> Vec<u8> {
     let mut segment = Vec::new();
     segment.extend(ports.0.to_be_bytes());
     segment.extend(ports.1.to_be_bytes());
-    segment.extend(1u32.to_be_bytes());
-    segment.extend(1u32.to_be_bytes());
-    segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(numbers.0.to_be_bytes());
+    segment.extend(numbers.1.to_be_bytes());
+    segment.extend([0x50, flags]);
+    segment.extend(window.to_be_bytes());
+    segment.extend([0, 0, 0, 0]);
     segment.extend(data);
     let sum = checksum(&[&network.pseudo(TCP, segment.len()), &segment]);
     segment[16..18].copy_from_slice(&sum);
@@ -246,6 +260,21 @@ pub fn echo(source: IpAddr, destination: IpAddr, identifier: u16, request: bool)
     };
     let [high, low] = identifier.to_be_bytes();
     icmp(&Network::new(source, destination), kind, 0, [high, low, 0, 1], b"ping")
+}
+
+/// A packet as the node itself makes one: another's, with Ethernet's addresses the other way and, of IPv4, without
+/// identification and not to be fragmented.
+pub fn answered(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    let (to, from) = frame.split_at_mut(6);
+    to.swap_with_slice(&mut from[..6]);
+    if frame[12..14] == [8, 0] {
+        frame[18..22].copy_from_slice(&[0, 0, 0x40, 0]);
+        frame[24..26].copy_from_slice(&[0, 0]);
+        let sum = checksum(&[&frame[ETHERNET..ETHERNET + 20]]);
+        frame[24..26].copy_from_slice(&sum);
+    }
+    frame
 }
 
 /// "Port unreachable" about `frame`, of which it carries the network header and 64 bytes more.

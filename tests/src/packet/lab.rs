@@ -186,7 +186,10 @@ impl Lab {
         } else {
             (tc_action::CONTINUE as u32, tc_action::DROP as u32)
         };
-        assert_eq!(action, if reason.is_drop() { drop } else { pass }, "{hook:?}: {reason:?} is counted");
+        // Whom no backend is there for may be told.
+        let answered = reason == Reason::NoBackend && action == tc_action::REDIRECT as u32;
+        let expected = if reason.is_drop() { drop } else { pass };
+        assert!(action == expected || answered, "{hook:?}: {action} where {reason:?} is counted");
         let trace = self.trace();
         assert_eq!(trace.reason, reason as u8, "{hook:?}: counter and trace");
         let events = self.events();
@@ -199,6 +202,15 @@ impl Lab {
             assert!(events.is_empty(), "{hook:?}: {reason:?} with an event");
         }
         (Outcome { reason, rule: trace.rule, trace }, run.data)
+    }
+
+    /// What a packet that is refused is answered with, to whoever sent it.
+    #[track_caller]
+    pub fn answer(&self, hook: Hook, frame: &[u8], reason: Reason) -> Vec<u8> {
+        let (outcome, out) = self.send_through(hook, frame);
+        assert_eq!(outcome.reason, reason, "{hook:?}: {outcome:?}");
+        assert_ne!(out, frame, "{hook:?} answers");
+        out
     }
 
     /// What comes out of a packet that passes.

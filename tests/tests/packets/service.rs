@@ -9,7 +9,7 @@ use weir_plan::{Service, address_of};
 use weir_tests::{
     both_families,
     packet::{
-        frame::{self, ACK, FIN, Network, SCTP, SYN, TCP, UDP},
+        frame::{self, ACK, FIN, Network, RST, SCTP, SYN, TCP, UDP},
         lab::{Hook, Lab},
         world::{DB, Family, Match, WEB, Way, World, at, backend},
     },
@@ -151,9 +151,86 @@ both_families! {
 
     fn scenario_14_without_a_backend_a_client_is_refused(family) {
         let lab = Lab::new(&serving(family, &[]));
-        let (outcome, _) = lab.send_through(Hook::FromWeb, &frame::tcp(client(family), vip(family), SYN));
-        assert_eq!(outcome.reason, Reason::NoBackend);
-        assert!(lab.conntrack(true).is_empty());
+        let (client, vip) = (client(family), vip(family));
+        let network = Network::new(vip.ip(), client.ip());
+        let reset = |numbers, flags| {
+            let ports = (vip.port(), client.port());
+            frame::answered(&network.frame(TCP, &frame::tcp_segment_at(&network, ports, numbers, flags, 0, &[])))
+        };
+        for hook in [Hook::FromWeb, Hook::FromDb] {
+            let answer = |frame: &[u8]| lab.answer(hook, frame, Reason::NoBackend);
+            // Seven bytes and the SYN are acknowledged; who acknowledges gets what it waits for.
+            assert_eq!(answer(&frame::tcp(client, vip, SYN)), reset((0, 9), RST | ACK));
+            assert_eq!(answer(&frame::tcp(client, vip, ACK)), reset((1, 0), RST));
+            let sent = frame::udp(client, vip);
+            let quoted = &sent[frame::ETHERNET..][..if family == Family::V4 { 28 } else { 48 }];
+            let (kind, code) = if family == Family::V4 { (3, 3) } else { (1, 4) };
+            assert_eq!(answer(&sent), frame::answered(&frame::icmp(&network, kind, code, [0; 4], quoted)));
+            // A reset has no answer.
+            lab.drops(hook, &frame::tcp(client, vip, RST), Reason::NoBackend);
+        }
+        assert!(lab.conntrack(true).is_empty() && lab.conntrack(false).is_empty());
+        let mut silent = serving(family, &[]);
+        silent.tables.services.insert(1, Service::default());
+        lab.commit(&silent);
+        lab.drops(Hook::FromWeb, &frame::tcp(client, vip, SYN), Reason::NoBackend);
+        lab.drops(Hook::FromWeb, &frame::udp(client, vip), Reason::NoBackend);
+    }
+
+    fn scenario_14_what_policy_denies_behind_a_service_is_not_answered(family) {
+        let mut world = serving(family, &[local(family)]);
+        world.enforce(WEB, Way::Egress);
+        let lab = Lab::new(&world);
+        let (outcome, sent) = lab.send_through(Hook::FromWeb, &frame::tcp(client(family), vip(family), SYN));
+        assert_eq!(outcome.reason, Reason::PolicyDefaultDeny);
+        assert_eq!(sent, frame::tcp(client(family), here(family), SYN), "dropped, wherever it was to go");
+    }
+
+    fn an_error_about_a_clients_packet_names_the_frontend(family) {
+        let lab = Lab::new(&serving(family, &[local(family)]));
+        let (client, vip, here) = (client(family), vip(family), here(family));
+        let router = family.stranger();
+        for build in [frame::udp, |from, to| frame::tcp(from, to, SYN)] {
+            let sent = lab.through(Hook::FromWeb, &build(client, vip));
+            // From a router on the way, and from the backend itself.
+            for (from, as_seen) in [(router, router), (here.ip(), vip.ip())] {
+                let error = frame::unreachable(from, client.ip(), &sent);
+                let wanted = frame::unreachable(as_seen, client.ip(), &build(client, vip));
+                assert_eq!(lab.through(Hook::ToWeb, &error), wanted);
+            }
+        }
+    }
+
+    fn an_error_about_a_frontends_packet_reaches_the_backend(family) {
+        let lab = Lab::new(&serving(family, &[local(family)]));
+        let (client, vip, here) = (client(family), vip(family), here(family));
+        for build in [frame::udp, |from, to| frame::tcp(from, to, ACK)] {
+            lab.through(Hook::FromWeb, &build(client, vip));
+            let answer = lab.through(Hook::ToWeb, &build(here, client));
+            let error = frame::unreachable(client.ip(), vip.ip(), &answer);
+            let wanted = frame::unreachable(client.ip(), here.ip(), &build(here, client));
+            assert_eq!(lab.through(Hook::FromWeb, &error), wanted);
+            lab.passes(Hook::ToDb, &wanted);
+        }
+        // About nothing that was ever sent.
+        let error = frame::unreachable(client.ip(), vip.ip(), &frame::udp(vip, at(client.ip(), 7)));
+        lab.drops(Hook::FromWeb, &error, Reason::NoService);
+    }
+
+    fn errors_cross_the_nodes_edge_as_well(family) {
+        let mut world = serving(family, &[local(family)]);
+        world.frontend(vip(family), UDP, 1, frontend_flags::EXTERNAL);
+        let lab = Lab::new(&world);
+        let (outside, vip, here) = (at(family.stranger(), 5000), vip(family), here(family));
+        let sent = lab.through(Hook::FromNetwork, &frame::udp(outside, vip));
+        let unreachable = frame::unreachable(here.ip(), outside.ip(), &sent);
+        let wanted = frame::unreachable(vip.ip(), outside.ip(), &frame::udp(outside, vip));
+        assert_eq!(lab.through(Hook::ToNetwork, &unreachable), wanted);
+        let answer = lab.through(Hook::ToNetwork, &frame::udp(here, outside));
+        let router = family.colleague();
+        let error = frame::unreachable(router, vip.ip(), &answer);
+        let wanted = frame::unreachable(router, here.ip(), &frame::udp(here, outside));
+        assert_eq!(lab.through(Hook::FromNetwork, &error), wanted);
     }
 
     fn scenario_15_chance_spreads_evenly_and_by_weight(family) {
@@ -290,8 +367,7 @@ both_families! {
         let mut world = serving(family, &[remote(family)]);
         world.frontend(vip(family), TCP, 1, frontend_flags::INTERNAL_LOCAL);
         let lab = Lab::new(&world);
-        let (outcome, _) = lab.send_through(Hook::FromWeb, &frame::tcp(client(family), vip(family), SYN));
-        assert_eq!(outcome.reason, Reason::NoBackend);
+        lab.answer(Hook::FromWeb, &frame::tcp(client(family), vip(family), SYN), Reason::NoBackend);
         let mut world = serving(family, &[remote(family), local(family)]);
         world.frontend(vip(family), TCP, 1, frontend_flags::INTERNAL_LOCAL);
         lab.commit(&world);

@@ -2,7 +2,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{next_hook, tc_action};
 
-use super::{conclude, endpoint};
+use super::{conclude_or_answer, endpoint};
 use crate::{case::Case, run::Run, skb};
 
 #[classifier]
@@ -11,7 +11,7 @@ fn from_endpoint(context: TcContext) -> i32 {
     let Some(run) = Run::begin() else { return tc_action::DROP };
     let Some(case) = Case::begin(run, next_hook::FROM_ENDPOINT, skb::ifindex(skb)) else { return tc_action::DROP };
     match endpoint::judge(skb, case) {
-        Some(verdict) => conclude(case.settled(), verdict, next_hook::STACK),
+        Some(verdict) => conclude_or_answer(skb, case.settled(), verdict),
         None => tc_action::CONTINUE,
     }
 }

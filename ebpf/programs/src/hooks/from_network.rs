@@ -2,7 +2,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{next_hook, tc_action};
 
-use super::{conclude, network};
+use super::{conclude_or_answer, network};
 use crate::{case::Case, run::Run, skb};
 
 #[classifier]
@@ -13,5 +13,5 @@ fn from_network(context: TcContext) -> i32 {
     let Some(settings) = network::settings(run, ifindex) else { return tc_action::CONTINUE };
     let Some(case) = Case::begin(run, next_hook::FROM_NETWORK, ifindex) else { return tc_action::DROP };
     let verdict = network::judge(skb, case, settings);
-    conclude(case, verdict, next_hook::STACK)
+    conclude_or_answer(skb, case, verdict)
 }

@@ -7,19 +7,32 @@ mod to_endpoint;
 mod to_network;
 mod xdp_ingress;
 
-use weir_abi::{Reason, tc_action};
+use weir_abi::{Reason, next_hook, tc_action};
 
 use aya_ebpf::bindings::__sk_buff;
 
-use crate::{account, case::Case, translate};
+use crate::{account, case::Case, parse::Shape, reject, translate};
 
 /// What a service's backend answered leaves as if the frontend had: last of all, for policy knows only the backend.
 #[inline(always)]
 fn look_back(skb: *mut __sk_buff, case: &mut Case, verdict: Result<Reason, Reason>) -> Result<Reason, Reason> {
     if verdict.is_ok() && case.to_port_be != 0 {
-        translate::source(skb, case)?;
+        if case.packet.shape == Shape::IcmpError {
+            translate::error_to_client(skb, case)?;
+        } else {
+            translate::source(skb, case)?;
+        }
     }
     verdict
+}
+
+/// As [`conclude`], where what is refused may be answered.
+#[inline(always)]
+fn conclude_or_answer(skb: *mut __sk_buff, case: &mut Case, verdict: Result<Reason, Reason>) -> i32 {
+    match conclude(case, verdict, next_hook::STACK) {
+        tc_action::DROP => reject::answer(skb, case.settled()),
+        action => action,
+    }
 }
 
 /// What becomes of the packet: `Ok` says as what it is counted.

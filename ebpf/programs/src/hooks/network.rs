@@ -37,7 +37,7 @@ pub fn judge(skb: *mut __sk_buff, case: &mut Case, settings: &Settings) -> Resul
     if settings.flags & settings_flags::SERVICES != 0 {
         if case.near_is_source {
             fragment::resolve(case)?;
-            service::answer(case.settled());
+            service::answer(skb, case.settled());
         } else {
             let entry = service::entry(case);
             if service::serve(skb, case.settled(), entry)? {

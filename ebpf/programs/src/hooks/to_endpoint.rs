@@ -1,6 +1,6 @@
 //! What comes to an endpoint through the stack: tc egress on the host side of its veth.
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weir_abi::{next_hook, tc_action};
+use weir_abi::{ANSWER_MARK, next_hook, tc_action};
 
 use super::{conclude, endpoint, look_back};
 use crate::{case::Case, run::Run, skb};
@@ -8,6 +8,10 @@ use crate::{case::Case, run::Run, skb};
 #[classifier]
 fn to_endpoint(context: TcContext) -> i32 {
     let skb = context.skb.skb;
+    // Our own answer: it was counted as the drop that it tells of.
+    if skb::mark(skb) == ANSWER_MARK {
+        return tc_action::CONTINUE;
+    }
     let Some(run) = Run::begin() else { return tc_action::DROP };
     let Some(case) = Case::begin(run, next_hook::TO_ENDPOINT, skb::ifindex(skb)) else { return tc_action::DROP };
     match endpoint::judge(skb, case) {

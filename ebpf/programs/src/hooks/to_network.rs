@@ -1,6 +1,6 @@
 //! What leaves through a network device: tc egress. The host's egress policy, when there is one.
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weir_abi::{next_hook, tc_action};
+use weir_abi::{ANSWER_MARK, next_hook, tc_action};
 
 use super::{conclude, look_back, network};
 use crate::{case::Case, run::Run, skb};
@@ -8,6 +8,9 @@ use crate::{case::Case, run::Run, skb};
 #[classifier]
 fn to_network(context: TcContext) -> i32 {
     let skb = context.skb.skb;
+    if skb::mark(skb) == ANSWER_MARK {
+        return tc_action::CONTINUE;
+    }
     let Some(run) = Run::begin() else { return tc_action::DROP };
     let ifindex = skb::ifindex(skb);
     let Some(settings) = network::settings(run, ifindex) else { return tc_action::CONTINUE };

@@ -9,7 +9,7 @@ use crate::flow::{Ends, Flow, ICMP, ICMPV6, SCTP, TCP, UDP};
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 
 #[inline(always)]
-fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
+pub fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
     let mut bytes = MaybeUninit::<[u8; N]>::uninit();
     // SAFETY: the helper writes all `N` bytes, to zero if it fails.
     unsafe {
@@ -18,17 +18,17 @@ fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
     }
 }
 
-/// Writes the flow of the packet that begins at `offset` from the start of the frame, in that packet's own direction.
-/// False when it does not show which flow that is.
+/// Writes the flow of the packet that begins at `offset` from the start of the frame, in that packet's own direction, and
+/// says where its transport layer begins: 0 when it does not show which flow it is of.
 ///
 /// Reads by helper: it is rare, and the inner packet may lie beyond what can be read directly.
 #[inline(never)]
-pub fn inner_flow(skb: *mut __sk_buff, offset: u32, v4: bool, flow: &mut Flow) -> bool {
+pub fn inner_flow(skb: *mut __sk_buff, offset: u32, v4: bool, flow: &mut Flow) -> u32 {
     let (protocol, transport) = if v4 {
-        let Some(header) = load::<20>(skb, offset) else { return false };
+        let Some(header) = load::<20>(skb, offset) else { return 0 };
         let fragment = u16::from_be_bytes([header[6], header[7]]);
         if header[0] >> 4 != 4 || header[0] & 0xf < 5 || fragment & 0x1fff != 0 {
-            return false;
+            return 0;
         }
         flow.set_addresses(Ends {
             source: mapped(u32::from_ne_bytes([header[12], header[13], header[14], header[15]])),
@@ -36,11 +36,11 @@ pub fn inner_flow(skb: *mut __sk_buff, offset: u32, v4: bool, flow: &mut Flow) -
         });
         (header[9], offset + (header[0] & 0xf) as u32 * 4)
     } else {
-        let Some(header) = load::<8>(skb, offset) else { return false };
+        let Some(header) = load::<8>(skb, offset) else { return 0 };
         // Both addresses at once, as two words each.
-        let Some(addresses) = load::<32>(skb, offset + 8) else { return false };
+        let Some(addresses) = load::<32>(skb, offset + 8) else { return 0 };
         if header[0] >> 4 != 6 {
-            return false;
+            return 0;
         }
         let word = |at: usize| {
             u64::from_ne_bytes([
@@ -55,24 +55,24 @@ pub fn inner_flow(skb: *mut __sk_buff, offset: u32, v4: bool, flow: &mut Flow) -
             ])
         };
         flow.set_addresses(Ends { source: [word(0), word(8)], destination: [word(16), word(24)] });
-        let Some(found) = skip_extensions(skb, header[6], offset + 40) else { return false };
+        let Some(found) = skip_extensions(skb, header[6], offset + 40) else { return 0 };
         found
     };
     flow.key.protocol = protocol;
-    let Some(bytes) = load::<8>(skb, transport) else { return false };
+    let Some(bytes) = load::<8>(skb, transport) else { return 0 };
     let (source_be, destination_be) = match protocol {
         TCP | UDP | SCTP => (u16::from_ne_bytes([bytes[0], bytes[1]]), u16::from_ne_bytes([bytes[2], bytes[3]])),
         ICMP | ICMPV6 => {
             let identifier = u16::from_ne_bytes([bytes[4], bytes[5]]);
             match (v4, protocol, bytes[0]) {
                 (true, ICMP, 0 | 8) | (false, ICMPV6, 128 | 129) => (identifier, identifier),
-                _ => return false,
+                _ => return 0,
             }
         }
         _ => (0, 0),
     };
     flow.set_ports(source_be, destination_be);
-    true
+    transport
 }
 
 /// The protocol after the extension headers, and where it begins.

@@ -11,7 +11,7 @@ mod window;
 use aya_ebpf::bindings::__sk_buff;
 use weir_abi::Reason;
 
-pub use inner::inner_flow;
+pub use inner::{inner_flow, load};
 pub use window::Window;
 
 use self::link::Link;
