@@ -267,7 +267,7 @@ fn conntrack_of_another_size_keeps_its_flows() {
         let root = std::fs::read_dir(node::pin_dir()).expect("the pin directory").map(|e| e.expect("an entry").path());
         let root = root.into_iter().find(|path| !path.ends_with("links")).expect("the ABI's directory");
         let key = (0..40).map(|n| if n == 36 { "6" } else { "9" }).collect::<Vec<_>>().join(" ");
-        let value = "7 ".repeat(48);
+        let value = "7 ".repeat(size_of::<weir_abi::ConntrackEntry>());
         run(&format!("bpftool map update pinned {} key {key} value {value}", root.join("CONNTRACK_TCP").display()));
         let flows = kernel.conntrack().expect("conntrack").dump().expect("dumping");
         assert_eq!(flows.len(), 1);

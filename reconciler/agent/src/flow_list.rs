@@ -1,7 +1,7 @@
 //! `get flows`: what conntrack holds, with the rules that decided.
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -52,6 +52,9 @@ pub struct FlowDocument {
     pub destination: IpAddr,
     pub destination_port: Option<u16>,
     pub destination_endpoint: Option<ObjectDocument>,
+    /// The frontend that the source sent to; the destination is the backend that it got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<SocketAddr>,
     /// Of an ICMP echo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identifier: Option<u16>,
@@ -105,6 +108,10 @@ impl<F: FlowSource> FlowView<F> {
         if let Some(flows) = &self.flows {
             (now, hz) = (flows.now()?, flows.jiffies_per_second());
             flows.walk(&mut |key, entry| {
+                // Which backend a client got is told with the flow to it.
+                if entry.flags & ct_flags::SERVICE != 0 {
+                    return;
+                }
                 let flow = Flow::new(key, entry);
                 if now < entry.expires && flow.answers(query) {
                     matching += 1;
@@ -142,6 +149,7 @@ impl<F: FlowSource> FlowView<F> {
             destination: destination.0,
             destination_port: port(destination.1),
             destination_endpoint: endpoint(destination.0),
+            frontend: flow.frontend,
             identifier: matches!(flow.protocol, ICMP | ICMPV6).then_some(source.1),
             state: state(flow.protocol, entry.flags).to_owned(),
             replied: entry.flags & ct_flags::SEEN_REPLY != 0,
@@ -182,6 +190,7 @@ struct Flow {
     protocol: u8,
     destination: (IpAddr, u16),
     source: (IpAddr, u16),
+    frontend: Option<SocketAddr>,
 }
 
 impl Flow {
@@ -190,14 +199,17 @@ impl Flow {
         let low = (address(&key.low), u16::from_be(key.low_port_be));
         let high = (address(&key.high), u16::from_be(key.high_port_be));
         let (source, destination) = if entry.flags & ct_flags::SOURCE_IS_HIGH != 0 { (high, low) } else { (low, high) };
-        Self { protocol: key.protocol, destination, source }
+        let port = u16::from_be(entry.service_port_be);
+        let frontend = (port != 0).then(|| SocketAddr::new(address(&entry.service), port));
+        Self { protocol: key.protocol, destination, source, frontend }
     }
 
     fn answers(&self, query: &FlowQuery) -> bool {
-        let ends = [self.source, self.destination];
+        let frontend = self.frontend.map(|frontend| (frontend.ip(), frontend.port()));
+        let mut ends = [self.source, self.destination].into_iter().chain(frontend);
         query.protocol.is_none_or(|protocol| protocol == self.protocol)
-            && query.address.is_none_or(|net| ends.iter().any(|(address, _)| net.contains(address)))
-            && query.port.is_none_or(|port| has_ports(self.protocol) && ends.iter().any(|(_, own)| *own == port))
+            && query.address.is_none_or(|net| ends.clone().any(|(address, _)| net.contains(&address)))
+            && query.port.is_none_or(|port| has_ports(self.protocol) && ends.any(|(_, own)| own == port))
     }
 }
 
@@ -283,6 +295,26 @@ mod tests {
         let turned = listed(&[flow(1, [7, 7], 0, 1)], all());
         assert_eq!((turned.items[0].source.to_string(), turned.items[0].identifier), ("10.10.0.2".to_owned(), Some(7)));
         assert_eq!(turned.items[0].source_port, None);
+    }
+
+    #[test]
+    fn a_services_flow_names_backend_and_frontend_and_is_told_once() {
+        let (key, entry) = flow(6, [8080, 4000], ct_flags::SOURCE_IS_HIGH, 250);
+        let vip = Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 96, 0, 10]);
+        let served = ConntrackEntry { service: vip, service_port_be: 80u16.to_be(), ..entry };
+        let picked = ConntrackEntry { service: key.low, flags: entry.flags | ct_flags::SERVICE, ..served };
+        let flows = [(key, served), (ConntrackKey { low: vip, ..key }, picked)];
+        let found = listed(&flows, all());
+        assert_eq!((found.items.len(), found.more), (1, 0));
+        assert_eq!(found.items[0].frontend, Some("10.96.0.10:80".parse().unwrap()));
+        assert_eq!(found.items[0].destination.to_string(), "10.10.0.2");
+        for (query, expected) in [
+            (FlowQuery { address: Some("10.96.0.10/32".parse().unwrap()), ..all() }, 1),
+            (FlowQuery { port: Some(80), ..all() }, 1),
+            (FlowQuery { port: Some(81), ..all() }, 0),
+        ] {
+            assert_eq!(listed(&flows, query).items.len(), expected);
+        }
     }
 
     #[test]

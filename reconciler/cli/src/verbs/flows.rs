@@ -37,7 +37,7 @@ pub async fn run(context: &Context, args: &FlowArgs) -> Result<Exit, Error> {
             vec![
                 flow.protocol.clone(),
                 named(source(flow), flow.source_endpoint.as_ref()),
-                named(destination(flow), flow.destination_endpoint.as_ref()),
+                by_way_of(flow, named(destination(flow), flow.destination_endpoint.as_ref())),
                 flow.state.clone(),
                 format!("{:.1}s", flow.expires_in),
                 verdict(flow.egress.as_ref()),
@@ -72,6 +72,13 @@ fn named(address: String, endpoint: Option<&ObjectDocument>) -> String {
     match endpoint {
         Some(endpoint) => format!("{address} ({}/{})", endpoint.namespace, endpoint.name),
         None => address,
+    }
+}
+
+fn by_way_of(flow: &FlowDocument, destination: String) -> String {
+    match flow.frontend {
+        Some(frontend) => format!("{destination} by {frontend}"),
+        None => destination,
     }
 }
 
