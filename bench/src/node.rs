@@ -62,7 +62,7 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(name: &str, tables: &Tables) -> Result<Self, BenchError> {
         let capacity =
-            Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, affinity: 64, rules: 1024 };
+            Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, affinity: 64, nat: 64, rules: 1024 };
         Self::with_capacity(name, tables, &capacity)
     }
 

@@ -54,7 +54,7 @@ impl Settled {
         let options = weir_datapath::Options::new(Path::new(BPFFS).join("verify"));
         let mut kernel = Kernel::open(options).doing("opening the datapath")?;
         let capacity =
-            Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, affinity: 64, rules: 1024 };
+            Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, affinity: 64, nat: 64, rules: 1024 };
         let empty = Tables::default();
         for _ in Side::BOTH {
             let observed = kernel.observe().doing("reading the tables")?;

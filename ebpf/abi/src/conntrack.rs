@@ -30,6 +30,8 @@ pub mod ct_flags {
     /// Not a flow but a client's packets to a service: `service` is the backend that they go to. The key's ends are the
     /// client and the frontend.
     pub const SERVICE: u32 = 1 << 8;
+    /// Its source is rewritten where it leaves the node: the backend is elsewhere, and must answer to here.
+    pub const MUST_RETURN: u32 = 1 << 9;
     /// The original source, or destination, was an address of the host when the other end was last judged.
     pub const SOURCE_IS_HOST: u32 = 1 << 6;
     pub const DESTINATION_IS_HOST: u32 = 1 << 7;
@@ -54,7 +56,8 @@ pub struct ConntrackEntry {
     pub destination_ifindex: u32,
     /// With `service`.
     pub service_port_be: u16,
-    pub reserved: u16,
+    /// Of a flow whose source is rewritten where it leaves the node: the node's port, or identifier, 0 for none yet.
+    pub nat_port_be: u16,
     /// Of a flow: the frontend that its original source believes to speak to, 0 for none. With
     /// [`ct_flags::SERVICE`]: the backend's address; then `egress` is the verdict "allow" of the epoch in which the
     /// backend was last known to be the service's, `source_incarnation` the backend's number and

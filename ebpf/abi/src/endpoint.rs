@@ -1,3 +1,5 @@
+use crate::Address;
+
 /// Reserved identities, numbered as Cilium does; the first of the others is [`identity::FIRST_LOCAL`].
 ///
 /// An identity is a number local to the node, at most 24 bits: a value of a prefix tree's bucket holds it.
@@ -45,8 +47,11 @@ pub struct InterfaceInfo {
     /// Column of [`crate::PrefilterClass`], below [`crate::CLASS_GROUPS`].
     pub prefilter_group: u32,
     pub reserved: [u32; 3],
+    /// What leaves by this device and must not show its own address has one of these, where there is one.
+    pub masquerade_v4: Address,
+    pub masquerade_v6: Address,
 }
-const _: () = assert!(size_of::<InterfaceInfo>() == 32);
+const _: () = assert!(size_of::<InterfaceInfo>() == 64);
 
 /// Value of `endpoints`, keyed by [`crate::Address`]: the endpoints of this node, for delivery and for
 /// `dropUnknownDestinations`. The host's own addresses stand here too, with identity `HOST`.

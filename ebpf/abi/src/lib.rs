@@ -13,6 +13,7 @@ mod conntrack;
 mod endpoint;
 mod event;
 mod generation;
+mod nat;
 mod policy;
 mod prefilter;
 mod reason;
@@ -28,6 +29,7 @@ pub use conntrack::{ConntrackEntry, ConntrackKey, FragmentKey, FragmentPorts, ct
 pub use endpoint::{EndpointInfo, InterfaceInfo, identity, interface_flags};
 pub use event::{DropEvent, EVENT_RING_BYTES};
 pub use generation::{EPOCH_BITS, Generation, Runtime, Side};
+pub use nat::{NatEntry, NatKey};
 pub use policy::{
     DIRECTION_EGRESS, DIRECTION_INGRESS, PEER_ANY, PROTO_ANY, PolicyEntry, PolicyKey, SubjectInfo, TupleClass,
     policy_verdict,

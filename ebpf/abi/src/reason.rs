@@ -80,6 +80,8 @@ reasons! {
     SourceRange = 143, "source_range";
     /// A service's packet could not be rewritten.
     Translation = 144, "translation";
+    /// No port of the node's address is left for a flow to that destination.
+    NatExhausted = 145, "nat_exhausted";
 }
 
 impl Reason {

@@ -6,6 +6,8 @@ pub mod settings_flags {
     pub const HOST_ENDPOINT: u32 = 1 << 1;
     /// There are frontends.
     pub const SERVICES: u32 = 1 << 2;
+    /// What endpoints send to the world outside leaves under the node's address.
+    pub const MASQUERADE: u32 = 1 << 3;
 }
 
 /// The only value of `settings`. Timeouts are whole seconds.
@@ -18,7 +20,13 @@ pub struct Settings {
     pub tcp_established: u32,
     pub tcp_closing: u32,
     pub other: u32,
-    pub reserved: [u32; 10],
+    /// Ports that the node's address is lent with, first and last.
+    pub nat_first_port: u16,
+    pub nat_last_port: u16,
+    pub reserved: u32,
+    /// Lengths of the prefixes to which nothing is masqueraded, as a service's source ranges: of service 0.
+    pub exempt_v4: u64,
+    pub exempt_v6: [u64; 3],
 }
 const _: () = assert!(size_of::<Settings>() == 64);
 
@@ -32,7 +40,11 @@ impl Default for Settings {
             tcp_established: 8000,
             tcp_closing: 10,
             other: 60,
-            reserved: [0; 10],
+            nat_first_port: 61_000,
+            nat_last_port: 65_535,
+            reserved: 0,
+            exempt_v4: 0,
+            exempt_v6: [0; 3],
         }
     }
 }

@@ -3,8 +3,8 @@
 use crate::{
     Address, AffinityEntry, AffinityKey, BackendInfo, ClassCell, ConntrackEntry, ConntrackKey, Counter,
     EVENT_RING_BYTES, EndpointInfo, FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, METRIC_SLOTS,
-    PolicyEntry, PolicyKey, PrefilterClass, Runtime, ServiceInfo, Settings, SourceRangeKey, SubjectInfo, TraceCell,
-    tree::Line,
+    NatEntry, NatKey, PolicyEntry, PolicyKey, PrefilterClass, Runtime, ServiceInfo, Settings, SourceRangeKey,
+    SubjectInfo, TraceCell, tree::Line,
 };
 
 /// Raised by hand when the meaning of a field changes and its size does not.
@@ -69,6 +69,7 @@ pub const fn runtime_tables() -> &'static [KernelTable] {
         table::<ConntrackKey, ConntrackEntry>("CONNTRACK_OTHER", TableKind::LruHash, 0),
         table::<FragmentKey, FragmentPorts>("FRAGMENTS", TableKind::LruHash, 0),
         table::<AffinityKey, AffinityEntry>("AFFINITY", TableKind::LruHash, 0),
+        table::<NatKey, NatEntry>("NAT", TableKind::LruHash, 0),
         table::<u32, Counter>("METRICS", TableKind::PerCpuArray, METRIC_SLOTS),
         table::<u32, Counter>(RULE_COUNTERS, TableKind::MappedArray, 0),
         table::<u32, TraceCell>("TRACE", TableKind::PerCpuArray, 1),

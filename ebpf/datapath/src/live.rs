@@ -35,6 +35,7 @@ pub struct Live {
     pub conntrack_other: Option<Map>,
     pub fragments: Option<Map>,
     pub affinity: Option<Map>,
+    pub nat: Option<Map>,
     pub metrics: Option<Map>,
     pub rule_counters: Option<Map>,
     pub trace: Option<Map>,
@@ -141,6 +142,7 @@ impl Live {
             conntrack_other: finder.single("CONNTRACK_OTHER")?,
             fragments: finder.single("FRAGMENTS")?,
             affinity: finder.single("AFFINITY")?,
+            nat: finder.single("NAT")?,
             metrics: finder.single("METRICS")?,
             rule_counters: finder.single(weir_abi::RULE_COUNTERS)?,
             trace: finder.single("TRACE")?,
@@ -172,6 +174,7 @@ impl Live {
             conntrack_other: None,
             fragments: None,
             affinity: None,
+            nat: None,
             metrics: None,
             rule_counters: None,
             trace: None,
@@ -202,6 +205,7 @@ impl Live {
             fill(&mut self.classes, || MappedTable::create(table("PREFILTER_CLASSES"), class(need.classes, CLASSES)))?;
         made |= fill(&mut self.services, || ServiceTable::create(need.services, need.slot_lines))?;
         made |= fill(&mut self.backends, || MappedTable::create(table("BACKENDS"), class(need.backends, BACKENDS)))?;
+        made |= fill(&mut self.nat, || single("NAT", need.capacity.nat))?;
         made |= fill(&mut self.affinity, || single("AFFINITY", need.capacity.affinity))?;
         made |= fill(&mut self.fragments, || single("FRAGMENTS", need.capacity.fragments))?;
         made |= fill(&mut self.metrics, || single("METRICS", 0))?;
@@ -256,6 +260,7 @@ impl Live {
             ("CONNTRACK_OTHER", &self.conntrack_other),
             ("FRAGMENTS", &self.fragments),
             ("AFFINITY", &self.affinity),
+            ("NAT", &self.nat),
             ("METRICS", &self.metrics),
             (weir_abi::RULE_COUNTERS, &self.rule_counters),
             ("TRACE", &self.trace),
@@ -299,6 +304,7 @@ impl Live {
             conntrack_other: entries(&self.conntrack_other),
             fragments: entries(&self.fragments),
             affinity: entries(&self.affinity),
+            nat: entries(&self.nat),
             rules: self.rules(),
         }
     }

@@ -188,9 +188,13 @@ impl Kernel {
             live.fragments = Some(single("FRAGMENTS", need.capacity.fragments).map_err(larger)?);
             grown = true;
         }
-        if live.affinity.as_ref().is_some_and(|map| map.entries() != need.capacity.affinity) {
-            live.affinity = Some(single("AFFINITY", need.capacity.affinity).map_err(larger)?);
-            grown = true;
+        for (place, name, entries) in
+            [(&mut live.affinity, "AFFINITY", need.capacity.affinity), (&mut live.nat, "NAT", need.capacity.nat)]
+        {
+            if place.as_ref().is_some_and(|map| map.entries() != entries) {
+                *place = Some(single(name, entries).map_err(larger)?);
+                grown = true;
+            }
         }
         Ok((grown, former))
     }

@@ -48,6 +48,8 @@ pub struct Case {
     /// The subject was not the near end but the host, which is the far one.
     pub by_host: bool,
     pub from_conntrack: bool,
+    /// IP, and parsed.
+    pub is_packet: bool,
     /// Whoever sent it is told that nobody is there.
     pub reject: bool,
     /// What an end of the packet is to be rewritten to; port 0 for none is.
@@ -62,6 +64,8 @@ pub struct Case {
     /// The backend that was just picked for it, and its incarnation.
     pub backend: u32,
     pub incarnation: u32,
+    /// The backend is elsewhere, and must answer to this node.
+    pub must_return: bool,
     /// Kinds of extension header, while they are followed.
     pub extensions_seen: u32,
     /// Of this CPU, not of the case: the jiffy of its last drop events, and how many.
@@ -89,6 +93,7 @@ impl Case {
         case.by_host = false;
         case.from_conntrack = false;
         case.reject = false;
+        case.is_packet = false;
         case.to_port_be = 0;
         case.frontend_port_be = 0;
         Some(case)

@@ -153,6 +153,19 @@ impl Entry {
         }
     }
 
+    /// 0: it was lent none.
+    #[inline(always)]
+    pub fn nat_port_be(self) -> u16 {
+        // SAFETY: an aligned half-word of the entry.
+        unsafe { field!(self, nat_port_be).read_volatile() }
+    }
+
+    #[inline(always)]
+    pub fn set_nat_port(self, port_be: u16) {
+        // SAFETY: an aligned half-word of the entry.
+        unsafe { field!(self, nat_port_be).write_volatile(port_be) }
+    }
+
     #[inline(always)]
     pub fn set_service(self, address: [u64; 2], port_be: u16) {
         // SAFETY: aligned words of the entry.

@@ -24,6 +24,7 @@ mod flow;
 mod fragment;
 mod hooks;
 mod maps;
+mod nat;
 mod parse;
 mod policy;
 mod prefilter;

@@ -21,8 +21,8 @@ use aya_ebpf::{
 use weir_abi::{
     Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, Counter, DropEvent,
     EVENT_RING_BYTES, EndpointInfo, FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, METRIC_SLOTS,
-    PolicyEntry, PolicyKey, PrefilterClass, Runtime, ServiceInfo, Settings, SourceRangeKey, SubjectInfo, TraceCell,
-    tree::Line,
+    NatEntry, NatKey, PolicyEntry, PolicyKey, PrefilterClass, Runtime, ServiceInfo, Settings, SourceRangeKey,
+    SubjectInfo, TraceCell, tree::Line,
 };
 
 use crate::{
@@ -77,6 +77,8 @@ pub static FORMER_OTHER: Lru<ConntrackKey, ConntrackEntry> = Lru::new();
 pub static FRAGMENTS: Lru<FragmentKey, FragmentPorts> = Lru::new();
 #[btf_map]
 pub static AFFINITY: Lru<AffinityKey, AffinityEntry> = Lru::new();
+#[btf_map]
+pub static NAT: Lru<NatKey, NatEntry> = Lru::new();
 #[btf_map]
 pub static METRICS: PerCpuArray<Counter, { METRIC_SLOTS as usize }> = PerCpuArray::new();
 #[btf_map]

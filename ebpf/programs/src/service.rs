@@ -6,7 +6,7 @@
 use core::mem::MaybeUninit;
 
 use weir_abi::{
-    AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, FrontendInfo, FrontendKey, Reason,
+    Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, FrontendInfo, FrontendKey, Reason,
     ServiceInfo, SourceRangeKey, VerdictWord, backend_flags, ct_flags, flow_verdict, frontend_flags, next_hook,
     service_flags, settings_flags,
 };
@@ -197,8 +197,8 @@ fn find_backend(case: &mut Case) -> Result<u32, Reason> {
     if keeps(case, frontend) {
         return Ok(SERVED);
     }
-    // From outside only this node's own: another's answer would not come back this way.
-    let local = outside || frontend.flags & frontend_flags::INTERNAL_LOCAL != 0;
+    let local_only = if outside { frontend_flags::EXTERNAL_LOCAL } else { frontend_flags::INTERNAL_LOCAL };
+    let local = frontend.flags & local_only != 0;
     let Some((number, backend)) = pick(case, frontend.service, service, local) else {
         case.reject = service.flags & service_flags::REJECT != 0;
         return Err(Reason::NoBackend);
@@ -206,6 +206,8 @@ fn find_backend(case: &mut Case) -> Result<u32, Reason> {
     case.to_be(*words::of_address(&backend.address), backend.port_be);
     case.backend = number;
     case.incarnation = backend.incarnation;
+    // Another machine's answer would not come back this way.
+    case.must_return = outside && backend.flags & backend_flags::LOCAL == 0;
     Ok(SERVED_ANEW)
 }
 
@@ -363,7 +365,12 @@ fn remember(case: &Case) {
     let port_be = case.packet.flow.destination_port_be();
     match conntrack::find(&key, case.run.now()) {
         // The same client spoke to this backend by another way.
-        Some(flow) if !flow.is_closing() && !flow.is_reply(source_is_high) => flow.set_service(frontend, port_be),
+        Some(flow) if !flow.is_closing() && !flow.is_reply(source_is_high) => {
+            flow.set_service(frontend, port_be);
+            if case.must_return {
+                flow.mark(ct_flags::MUST_RETURN, true);
+            }
+        }
         _ => {
             // Not judged yet: whoever judges it first finds what it needs.
             entry.egress = VerdictWord::default();
@@ -373,6 +380,9 @@ fn remember(case: &Case) {
             if source_is_high {
                 entry.flags |= ct_flags::SOURCE_IS_HIGH;
             }
+            if case.must_return {
+                entry.flags |= ct_flags::MUST_RETURN;
+            }
             words::set(&mut entry.service, frontend);
             entry.service_port_be = port_be;
             conntrack::store(key, entry);
@@ -380,16 +390,22 @@ fn remember(case: &Case) {
     }
 }
 
-/// Whether the client is in one of the service's source ranges.
 #[inline(always)]
 fn in_ranges(case: &Case, number: u32, service: &ServiceInfo) -> bool {
-    let (high, low) = case.packet.flow.source().halves();
+    let client = case.packet.flow.source();
+    in_prefixes(case.run.side(), number, service.ranges_v4, &service.ranges_v6, client)
+}
+
+/// Whether an address is in one of a service's source ranges, of these lengths.
+#[inline(always)]
+pub fn in_prefixes(side: u32, service: u32, lengths_v4: u64, lengths_v6: &[u64; 3], address: &Address) -> bool {
+    let (high, low) = address.halves();
     let v4 = high == 0 && low >> 32 == 0xffff;
     for word in 0..3 {
         let mut lengths = match (v4, word) {
-            (true, 0) => service.ranges_v4,
+            (true, 0) => lengths_v4,
             (true, _) => 0,
-            (false, word) => service.ranges_v6[word],
+            (false, word) => lengths_v6[word],
         };
         for _ in 0..64 {
             if lengths == 0 {
@@ -399,9 +415,9 @@ fn in_ranges(case: &Case, number: u32, service: &ServiceInfo) -> bool {
             lengths &= lengths - 1;
             let mask = |bits: u32| if bits == 0 { 0 } else { u64::MAX << (64 - if bits > 64 { 64 } else { bits }) };
             let (high, low) = (high & mask(length), low & mask(if length > 64 { length - 64 } else { 0 }));
-            let mut key = SourceRangeKey { service: number, length, ..SourceRangeKey::default() };
+            let mut key = SourceRangeKey { service, length, ..SourceRangeKey::default() };
             words::set(&mut key.address, [high.to_be(), low.to_be()]);
-            if tables::source_range(case.run.side(), &key) {
+            if tables::source_range(side, &key) {
                 return true;
             }
         }

@@ -52,6 +52,16 @@ pub fn error_to_client(skb: *mut __sk_buff, case: &mut Case) -> Result<(), Reaso
     done(weir_translate_error(skb, case, 1))
 }
 
+/// What a backend answered, or an error about what was sent to it, is the frontend's: `case.to`.
+///
+/// # Errors
+///
+/// As [`destination`].
+#[inline(always)]
+pub fn look_back(skb: *mut __sk_buff, case: &mut Case) -> Result<(), Reason> {
+    if case.packet.shape == Shape::IcmpError { error_to_client(skb, case) } else { source(skb, case) }
+}
+
 #[inline(always)]
 fn done(code: u32) -> Result<(), Reason> {
     if code == 0 { Ok(()) } else { Err(Reason::Translation) }
@@ -127,8 +137,18 @@ fn translate(skb: *mut __sk_buff, case: &mut Case, is_source: bool) -> Option<()
         }
         store(skb, transport + if is_source { 0 } else { 2 }, &to_port)?;
     }
+    let is_echo = matches!(packet.shape, Shape::EchoRequest | Shape::EchoReply) && packet.fragment.of != Part::Later;
+    if is_echo && from_port != to_port {
+        // SAFETY: as above.
+        if unsafe { bpf_l4_csum_replace(skb, transport + 2, from_port as u64, to_port as u64, 2) } != 0 {
+            return None;
+        }
+        store(skb, transport + 4, &to_port)?;
+    }
+    let is_echo = matches!(packet.shape, Shape::EchoRequest | Shape::EchoReply);
     let flow = &mut case.packet.flow;
-    let (source_port, destination_port) = (flow.source_port_be(), flow.destination_port_be());
+    let (source_port, destination_port) =
+        if is_echo { (to_port, to_port) } else { (flow.source_port_be(), flow.destination_port_be()) };
     if is_source {
         let destination = *words::of_address(flow.destination());
         flow.set_addresses(Ends { source: to, destination });

@@ -183,12 +183,20 @@ pub struct Capacity {
     pub conntrack_other: u32,
     pub fragments: u32,
     pub affinity: u32,
+    pub nat: u32,
     /// Highest rule number + 1 that must have a counter.
     pub rules: u32,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { conntrack_tcp: 1 << 20, conntrack_other: 1 << 18, fragments: 8192, affinity: 1 << 16, rules: 1024 }
+        Self {
+            conntrack_tcp: 1 << 20,
+            conntrack_other: 1 << 18,
+            fragments: 8192,
+            affinity: 1 << 16,
+            nat: 1 << 18,
+            rules: 1024,
+        }
     }
 }

@@ -18,8 +18,8 @@ use aya::{
 use aya_obj::generated::bpf_map_type;
 use weir_abi::{
     AffinityEntry, AffinityKey, ConntrackEntry, ConntrackKey, Counter, FragmentKey, FragmentPorts, Generation,
-    KernelTable, RULE_COUNTERS, Runtime, ServiceInfo, Side, TableKind, runtime_tables, service_flags, sided_tables,
-    tree::Line,
+    KernelTable, NatEntry, NatKey, RULE_COUNTERS, Runtime, ServiceInfo, Side, TableKind, runtime_tables, service_flags,
+    sided_tables, tree::Line,
 };
 use weir_datapath::{
     prefix_tree::Tree,
@@ -227,6 +227,7 @@ impl Instance {
         }
         clear::<FragmentKey, FragmentPorts>(self.traffic["FRAGMENTS"].as_fd());
         clear::<AffinityKey, AffinityEntry>(self.traffic["AFFINITY"].as_fd());
+        clear::<NatKey, NatEntry>(self.traffic["NAT"].as_fd());
         for slot in 0..self.counters.len() {
             self.counters.write(slot, Counter::default());
         }

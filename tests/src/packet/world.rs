@@ -284,6 +284,15 @@ impl World {
         }
     }
 
+    /// The network device lends the host's addresses, with these ports.
+    pub fn lends(&mut self, ports: std::ops::RangeInclusive<u16>) {
+        self.settings(|settings| (settings.nat_first_port, settings.nat_last_port) = ports.into_inner());
+        self.interface(NETWORK_DEVICE, |info| {
+            info.masquerade_v4 = address_of(Family::V4.host());
+            info.masquerade_v6 = address_of(Family::V6.host());
+        });
+    }
+
     /// Rule numbers in use, plus one.
     pub fn rules(&self) -> u32 {
         self.next_rule

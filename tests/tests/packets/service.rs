@@ -379,8 +379,8 @@ both_families! {
     fn scenario_20_a_client_outside_reaches_a_local_backend_by_node_port_and_external_address(family) {
         let mut world = serving(family, &[local(family), remote(family)]);
         let node_port = at(family.host(), 30_080);
-        world.frontend(node_port, TCP, 1, frontend_flags::NODE_PORT);
-        world.frontend(vip(family), TCP, 1, frontend_flags::EXTERNAL);
+        world.frontend(node_port, TCP, 1, frontend_flags::NODE_PORT | frontend_flags::EXTERNAL_LOCAL);
+        world.frontend(vip(family), TCP, 1, frontend_flags::EXTERNAL | frontend_flags::EXTERNAL_LOCAL);
         let lab = Lab::new(&world);
         for (port, frontend) in (5000..).zip([node_port, vip(family)]) {
             let outside = at(family.stranger(), port);

@@ -1,7 +1,7 @@
 use weir_abi::{
     Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, Counter, DropEvent, EndpointInfo,
-    FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass,
-    Runtime, ServiceInfo, Settings, SourceRangeKey, SubjectInfo, TraceCell, tree::Line,
+    FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, NatEntry, NatKey, PolicyEntry, PolicyKey,
+    PrefilterClass, Runtime, ServiceInfo, Settings, SourceRangeKey, SubjectInfo, TraceCell, tree::Line,
 };
 
 /// A type that is its bytes: fixed layout, no padding, every bit pattern is a value.
@@ -36,6 +36,8 @@ plain!(
     FrontendKey,
     InterfaceInfo,
     Line,
+    NatEntry,
+    NatKey,
     PolicyEntry,
     PolicyKey,
     PrefilterClass,

@@ -11,20 +11,7 @@ use weir_abi::{Reason, next_hook, tc_action};
 
 use aya_ebpf::bindings::__sk_buff;
 
-use crate::{account, case::Case, parse::Shape, reject, translate};
-
-/// What a service's backend answered leaves as if the frontend had: last of all, for policy knows only the backend.
-#[inline(always)]
-fn look_back(skb: *mut __sk_buff, case: &mut Case, verdict: Result<Reason, Reason>) -> Result<Reason, Reason> {
-    if verdict.is_ok() && case.to_port_be != 0 {
-        if case.packet.shape == Shape::IcmpError {
-            translate::error_to_client(skb, case)?;
-        } else {
-            translate::source(skb, case)?;
-        }
-    }
-    verdict
-}
+use crate::{account, case::Case, reject};
 
 /// As [`conclude`], where what is refused may be answered.
 #[inline(always)]

@@ -2,8 +2,8 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{ANSWER_MARK, next_hook, tc_action};
 
-use super::{conclude, endpoint, look_back};
-use crate::{case::Case, run::Run, skb};
+use super::{conclude, endpoint};
+use crate::{case::Case, run::Run, skb, translate};
 
 #[classifier]
 fn to_endpoint(context: TcContext) -> i32 {
@@ -16,7 +16,11 @@ fn to_endpoint(context: TcContext) -> i32 {
     let Some(case) = Case::begin(run, next_hook::TO_ENDPOINT, skb::ifindex(skb)) else { return tc_action::DROP };
     match endpoint::judge(skb, case) {
         Some(verdict) => {
-            let verdict = look_back(skb, case.settled(), verdict);
+            let case = case.settled();
+            let verdict = match verdict {
+                Ok(reason) if case.to_port_be != 0 => translate::look_back(skb, case).map(|()| reason),
+                verdict => verdict,
+            };
             conclude(case.settled(), verdict, next_hook::NONE)
         }
         None => tc_action::CONTINUE,

@@ -2,7 +2,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{ANSWER_MARK, next_hook, tc_action};
 
-use super::{conclude, look_back, network};
+use super::{conclude, network};
 use crate::{case::Case, run::Run, skb};
 
 #[classifier]
@@ -16,6 +16,7 @@ fn to_network(context: TcContext) -> i32 {
     let Some(settings) = network::settings(run, ifindex) else { return tc_action::CONTINUE };
     let Some(case) = Case::begin(run, next_hook::TO_NETWORK, ifindex) else { return tc_action::DROP };
     let verdict = network::judge(skb, case, settings);
-    let verdict = look_back(skb, case.settled(), verdict);
+    let case = case.settled();
+    let verdict = verdict.and_then(|reason| network::rewrite(skb, case, settings).map(|()| reason));
     conclude(case, verdict, next_hook::NONE)
 }
