@@ -110,6 +110,19 @@ impl Case {
         }
     }
 
+    /// In a global function: the caller's case, as a value of its map. Before Linux 6.2 the verifier refuses a key that
+    /// lies in the memory that such a function was given.
+    #[inline(always)]
+    pub fn in_map(case: *mut Self) -> Option<&'static mut Self> {
+        let mut given = case;
+        // SAFETY: a move to itself. Without a use of its own, the compiler would leave the argument out at the caller,
+        // whose memory the function does change.
+        unsafe { asm!("{a} = {a}", a = inout(reg) given, options(nostack, preserves_flags)) };
+        let _ = given;
+        // SAFETY: as in `begin`; the caller lends the same slot for as long as the function runs.
+        SCRATCH.get_ptr_mut(0).map(|slot| unsafe { &mut *slot })
+    }
+
     #[inline(always)]
     pub fn to_be(&mut self, address: [u64; 2], port_be: u16) {
         self.to = address;

@@ -73,8 +73,7 @@ pub fn give_back(skb: *mut __sk_buff, case: &mut Case) -> Result<bool, Reason> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weir_lend(case: *mut Case) -> u32 {
-    // SAFETY: the caller's reference; the verifier asks for the comparison with null.
-    let Some(case) = (unsafe { case.as_mut() }) else { return Reason::Internal as u32 };
+    let Some(case) = Case::in_map(case) else { return Reason::Internal as u32 };
     match borrow(case) {
         Ok(true) => TRANSLATED,
         Ok(false) => AS_IT_IS,
@@ -211,8 +210,7 @@ fn is_free(case: &Case, key: &NatKey, owner: &NatEntry) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weir_give_back(case: *mut Case) -> u32 {
-    // SAFETY: the caller's reference; the verifier asks for the comparison with null.
-    let Some(case) = (unsafe { case.as_mut() }) else { return AS_IT_IS };
+    let Some(case) = Case::in_map(case) else { return AS_IT_IS };
     let Some(settings) = tables::settings(case.run.side()) else { return AS_IT_IS };
     let flow = &case.packet.flow;
     let port = u16::from_be(flow.destination_port_be());
@@ -251,8 +249,7 @@ pub fn owner(key: &NatKey) -> Option<([u64; 2], u16)> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weir_about_lent(skb: *mut __sk_buff, case: *mut Case, leaving: u32) -> u32 {
-    // SAFETY: the caller's reference; the verifier asks for the comparison with null.
-    let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
+    let Some(case) = Case::in_map(case) else { return 0 };
     let mut inner = MaybeUninit::<Flow>::uninit();
     // SAFETY: zero is a value of every field.
     let inner = unsafe {

@@ -124,8 +124,7 @@ pub fn answer(skb: *mut __sk_buff, case: &mut Case) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weir_about(skb: *mut __sk_buff, case: *mut Case, to_backend: u32) -> u32 {
-    // SAFETY: the caller's reference; the verifier asks for the comparison with null.
-    let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
+    let Some(case) = Case::in_map(case) else { return 0 };
     let mut inner = MaybeUninit::<Flow>::uninit();
     // SAFETY: zero is a value of every field.
     let inner = unsafe {
@@ -158,8 +157,7 @@ const SERVED_ANEW: u32 = 2;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weir_serve(case: *mut Case) -> u32 {
-    // SAFETY: the caller's reference; the verifier asks for the comparison with null.
-    let Some(case) = (unsafe { case.as_mut() }) else { return Reason::Internal as u32 };
+    let Some(case) = Case::in_map(case) else { return Reason::Internal as u32 };
     match find_backend(case) {
         Ok(answer) => answer,
         Err(reason) => reason as u32,
@@ -338,8 +336,7 @@ fn hash(flow: &Flow) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weir_remember(case: *mut Case) -> u32 {
-    // SAFETY: as above.
-    if let Some(case) = unsafe { case.as_mut() } {
+    if let Some(case) = Case::in_map(case) {
         remember(case);
     }
     0
