@@ -1,4 +1,4 @@
-//! What only one object of a set can have: addresses and places to attach to.
+//! What only one object of a set can have: addresses, places to attach to, frontends.
 //!
 //! Kept as hashes: that two claims may be the same is enough to know; who made them, and whether they are, is found out
 //! by looking at the whole set.
@@ -12,6 +12,7 @@ use std::{
 use crate::{
     Spec,
     chunks::Chunks,
+    set_check::frontend_places,
     stored::{EndpointClaims, PackedEndpoint, Stored},
 };
 
@@ -70,6 +71,8 @@ impl Claimed {
                         claimant,
                     }));
                 }
+                let places = frontend_places(&object.spec).into_iter();
+                self.own.extend(places.map(|(place, _)| hash(("frontend", place))));
             }
         }
     }

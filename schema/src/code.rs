@@ -39,6 +39,9 @@ codes! {
     RULE_FORM = "rule-form", "Fields of a rule that exclude each other, or a rule that says nothing.";
     ATTACH_FORM = "attach-form", "`attach` is none of its three forms.";
     FLOW_TEST_FORM = "flow-test-form", "An end of a `FlowTest` that is none of its three forms, or fields that exclude each other.";
+    SERVICE_FORM = "service-form", "Fields of a service that exclude or need each other: backends and selector, a frontend's type and address, ports that cannot be rewritten.";
+    DUPLICATE_FRONTEND = "duplicate-frontend", "One address, port and protocol, or one node port, in two frontends of one service or of two.";
+    DUPLICATE_BACKEND = "duplicate-backend", "One address and port twice among the backends of a service.";
     NAMESPACE_NOT_ALLOWED = "namespace-not-allowed", "A namespace on a kind that has none.";
     INVALID_DURATION = "invalid-duration", "Not a duration, or one that cannot be kept.";
     DUPLICATE_OBJECT = "duplicate-object", "Two documents with the same group, kind, namespace and name.";

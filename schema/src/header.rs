@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::{
     code, document,
-    kinds::{KINDS, Kind, PLANNED, group},
+    kinds::{KINDS, Kind, group},
     marked::Node,
     suggest::nearest,
 };
@@ -23,8 +23,6 @@ pub(crate) enum Target {
     Kind(&'static Kind),
     /// Kubernetes' `List`: its items are objects.
     List,
-    /// Of the language, and not done yet.
-    Planned,
     Incomplete,
     Unknown,
 }
@@ -59,7 +57,6 @@ pub(crate) fn target(header: &Header<'_>) -> Target {
     match known {
         Some(known) => Target::Kind(known),
         None if api_version == "v1" && kind == "List" => Target::List,
-        None if PLANNED.contains(&(api_version, kind)) => Target::Planned,
         None => Target::Unknown,
     }
 }
@@ -90,11 +87,6 @@ pub(crate) fn refuse(header: &Header<'_>, target: Target) -> Refusal {
     };
     let refusal =
         |code, field, message: String, help: Option<String>, foreign| Refusal { code, field, message, help, foreign };
-    if matches!(target, Target::Planned) {
-        let message = format!("the kind `{kind}` of `{api_version}` is not supported yet");
-        let help = Some("keep it out of the set for now".to_owned());
-        return refusal(code::NOT_SUPPORTED, "kind", message, help, group(api_version) != "weir");
-    }
     if matches!(target, Target::List) {
         return refusal(code::NOT_SUPPORTED, "kind", "a List inside a List".to_owned(), None, false);
     }

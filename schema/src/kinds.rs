@@ -8,8 +8,9 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
-    CidrFilterSpec, EndpointSpec, FlowTestSpec, KubernetesNetworkPolicySpec, NamespaceSpec, NodeConfigSpec, NodeSpec,
-    PolicyRule, ServiceSpec, Spec, code, lane,
+    CidrFilterSpec, EndpointSliceSpec, EndpointSpec, FlowTestSpec, KubernetesNetworkPolicySpec, KubernetesServiceSpec,
+    NamespaceSpec, NodeConfigSpec, NodeSpec, PolicyRule, ServiceSpec, SliceAddressType, SliceEndpoint, SlicePort, Spec,
+    code, lane,
     lift::lift,
     meta::{LenientMetadata, StrictMetadata},
     policy_check::PolicyScope,
@@ -107,6 +108,8 @@ pub(crate) static KINDS: &[Kind] = &[
         Scope::Namespaced,
     ),
     Kind::new::<NamespaceManifest>("v1", "Namespace", Scope::Cluster),
+    Kind::new::<KubernetesManifest<KubernetesServiceSpec>>("v1", "Service", Scope::Namespaced),
+    Kind::new::<EndpointSliceManifest>("discovery.k8s.io/v1", "EndpointSlice", Scope::Namespaced),
 ];
 
 /// A `CidrFilter`, its long lists apart.
@@ -118,9 +121,6 @@ fn read_filter(text: &str) -> Option<Draft> {
     lifted.put_back(&mut manifest.spec)?;
     Some(manifest.draft())
 }
-
-/// Kinds of the language that come later.
-pub(crate) const PLANNED: &[(&str, &str)] = &[("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
 /// A document after the strict pass.
 #[derive(Debug, PartialEq)]
@@ -201,6 +201,32 @@ impl Document for NamespaceManifest {
     fn draft(self) -> Draft {
         let spec = Spec::Namespace(Arc::new(NamespaceSpec));
         Draft { api_version: self.api_version, kind: self.kind, metadata: self.metadata.into(), spec }
+    }
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct EndpointSliceManifest {
+    api_version: String,
+    kind: String,
+    /// Name, namespace, labels.
+    metadata: LenientMetadata,
+    /// What its addresses are.
+    address_type: SliceAddressType,
+    /// Who answers.
+    #[serde(default)]
+    endpoints: Option<Vec<SliceEndpoint>>,
+    /// On which ports, by the names that the service has for them.
+    #[serde(default)]
+    ports: Option<Vec<SlicePort>>,
+}
+
+impl Document for EndpointSliceManifest {
+    fn draft(self) -> Draft {
+        let Self { api_version, kind, metadata, address_type, endpoints, ports } = self;
+        let (endpoints, ports) = (endpoints.unwrap_or_default(), ports.unwrap_or_default());
+        let spec = Spec::EndpointSlice(Arc::new(EndpointSliceSpec { address_type, endpoints, ports }));
+        Draft { api_version, kind, metadata: metadata.into(), spec }
     }
 }
 
@@ -293,6 +319,7 @@ into_spec! {
     FlowTestSpec => FlowTest,
     ServiceSpec => Service,
     KubernetesNetworkPolicySpec => KubernetesNetworkPolicy,
+    KubernetesServiceSpec => KubernetesService,
 }
 
 impl From<CidrFilterSpec> for Spec {
@@ -315,7 +342,11 @@ impl Spec {
             Self::NetworkPolicy(rules) => check_rules(rules, PolicyScope::Namespaced, problems),
             Self::ClusterwideNetworkPolicy(rules) => check_rules(rules, PolicyScope::Clusterwide, problems),
             Self::KubernetesNetworkPolicy(policy) => policy.check(&spec, problems),
-            Self::Service(_) | Self::Namespace(_) => {}
+            Self::Service(service) => service.check(&spec, problems),
+            Self::KubernetesService(service) => service.check(&spec, problems),
+            // Its fields stand beside the header.
+            Self::EndpointSlice(slice) => slice.check(&root, problems),
+            Self::Namespace(_) => {}
         }
     }
 }

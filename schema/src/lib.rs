@@ -29,6 +29,7 @@ mod inventory;
 mod json_schema;
 mod kinds;
 mod kubernetes;
+mod kubernetes_service;
 mod label;
 mod lane;
 mod lift;
@@ -69,6 +70,11 @@ pub use json_schema::json_schemas;
 pub use kubernetes::{
     IntOrString, IpBlock, KubernetesNetworkPolicySpec, NamespaceSpec, NetworkPolicyEgressRule,
     NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, PolicyType,
+};
+pub use kubernetes_service::{
+    ClientIp, EndpointSliceSpec, KubernetesAffinity, KubernetesAffinityConfig, KubernetesFrontend,
+    KubernetesServicePort, KubernetesServiceSpec, KubernetesServiceType, ReadOver, SliceAddressType, SliceConditions,
+    SliceEndpoint, SlicePort,
 };
 pub use label::{LabelSource, split_prefix};
 pub use locate::{locate, locate_list_entry};

@@ -55,7 +55,8 @@ pub(crate) struct LenientMetadata {
     #[serde(default, deserialize_with = "unique_map")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub labels: BTreeMap<String, String>,
-    /// Free text for other tools, and Weir's own: `weir/prune` and `weir/heal`.
+    /// Free text for other tools, and Weir's own: `weir/prune` and `weir/heal`; of a `v1 Service` also
+    /// `weir/algorithm` and `weir/no-backends`.
     #[serde(default, deserialize_with = "unique_map")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub annotations: BTreeMap<String, String>,

@@ -66,6 +66,18 @@ pub struct TableLimits {
     /// Default 4194304.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefilter: Option<u32>,
+    /// Addresses with their ports, and addresses alone, that belong to services. Default 262144.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontends: Option<u32>,
+    /// Default 65536.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<u32>,
+    /// Default 1048576; a backend of two services counts twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backends: Option<u32>,
+    /// Clients that are remembered for session affinity. Default 65536; the kernel allocates it whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<u32>,
 }
 
 /// Lifetimes of conntrack entries (humantime); defaults as Cilium's.
@@ -127,7 +139,7 @@ impl NodeConfigSpec {
 
 impl TableLimits {
     /// Each field by its name in manifests.
-    pub(crate) fn fields(&self) -> [(&'static str, Option<u32>); 7] {
+    pub(crate) fn fields(&self) -> [(&'static str, Option<u32>); 11] {
         [
             ("ipcache", self.ipcache),
             ("endpoints", self.endpoints),
@@ -136,6 +148,10 @@ impl TableLimits {
             ("policyPerIdentity", self.policy_per_identity),
             ("policyTotal", self.policy_total),
             ("prefilter", self.prefilter),
+            ("frontends", self.frontends),
+            ("services", self.services),
+            ("backends", self.backends),
+            ("affinity", self.affinity),
         ]
     }
 }

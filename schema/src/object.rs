@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    CidrFilterSpec, EndpointSpec, FlowTestSpec, KubernetesNetworkPolicySpec, Metadata, NamespaceSpec, NodeConfigSpec,
-    NodeSpec, ObjectKey, PolicyRule, Prefixes, ServiceSpec,
+    CidrFilterSpec, EndpointSliceSpec, EndpointSpec, FlowTestSpec, KubernetesNetworkPolicySpec, KubernetesServiceSpec,
+    Metadata, NamespaceSpec, NodeConfigSpec, NodeSpec, ObjectKey, PolicyRule, Prefixes, ServiceSpec,
 };
 
 /// SHA-256 of a file's bytes.
@@ -77,6 +77,10 @@ pub enum Spec {
     KubernetesNetworkPolicy(Arc<KubernetesNetworkPolicySpec>),
     /// `v1 Namespace`: its labels are what `namespaceSelector` selects by.
     Namespace(Arc<NamespaceSpec>),
+    /// `v1 Service`.
+    KubernetesService(Arc<KubernetesServiceSpec>),
+    /// `discovery.k8s.io/v1 EndpointSlice`: the backends of a `v1 Service`.
+    EndpointSlice(Arc<EndpointSliceSpec>),
 }
 
 impl Spec {
@@ -101,6 +105,12 @@ impl Spec {
                 }
                 fields
             }
+            Self::KubernetesService(spec) => vec![("spec".to_owned(), value(serde_json::to_value(&**spec)))],
+            // Beside the header.
+            Self::EndpointSlice(slice) => match value(serde_json::to_value(&**slice)) {
+                Value::Object(fields) => fields.into_iter().collect(),
+                _ => Vec::new(),
+            },
             Self::Namespace(_) => Vec::new(),
         }
     }

@@ -510,7 +510,8 @@ fn check(kind: &Kind, draft: &Draft) -> Problems {
         }
     }
     check_labels(&draft.metadata.labels, &metadata.field("labels"), &mut problems);
-    check_annotations(&draft.metadata.annotations, &metadata.field("annotations"), &mut problems);
+    let of_service = matches!(draft.spec, Spec::KubernetesService(_));
+    check_annotations(&draft.metadata.annotations, of_service, &metadata.field("annotations"), &mut problems);
     draft.spec.check(&mut problems);
     problems
 }

@@ -6,8 +6,12 @@ use std::{
 };
 
 use crate::{
-    Attach, Diagnostic, EndpointSpec, File, FlowTestSpec, LabelSelector, LabelSource, NodeConfigSpec, NodeSpec, Object,
-    Operator, Spec, code, locate, place::Place, split_prefix, suggest::nearest,
+    Attach, Diagnostic, EndpointSpec, File, FlowTestSpec, Frontend, LabelSelector, LabelSource, NodeConfigSpec,
+    NodeSpec, Object, Operator, Spec, code, locate,
+    place::Place,
+    service::{FrontendPlace, place_name},
+    split_prefix,
+    suggest::nearest,
 };
 
 /// Errors of a set, with places looked up in its files.
@@ -99,6 +103,7 @@ impl<'a> SetErrors<'a> {
                 _ => {}
             }
         }
+        self.frontends(objects);
         self.addresses(&nodes, &endpoints);
         self.attachments(&endpoints);
         let names = nodes.iter().map(|(object, _)| &*object.key.name).collect();
@@ -126,6 +131,28 @@ impl<'a> SetErrors<'a> {
                 let near = nearest(wanted, names.iter().map(String::as_str));
                 let help = near.map(|near| format!("did you mean `{near}`?"));
                 self.push(code::UNKNOWN_ENDPOINT, object, &path, message).help = help;
+            }
+        }
+    }
+
+    /// Every frontend is one service's.
+    fn frontends(&mut self, objects: &[Arc<Object>]) {
+        let mut places: HashMap<FrontendPlace, (&Object, String)> = HashMap::new();
+        for object in objects {
+            for (place, path) in frontend_places(&object.spec) {
+                match places.get(&place) {
+                    // Its own list twice has been said already.
+                    Some((first, _)) if std::ptr::eq(*first, &**object) => {}
+                    Some((first, at)) => {
+                        let message = format!("{} is the frontend of two services", place_name(place));
+                        let help = "give one of them another address or port";
+                        let (first, at) = (*first, at.clone());
+                        self.conflict(code::DUPLICATE_FRONTEND, (first, &at), (object, &path), message, help);
+                    }
+                    None => {
+                        places.insert(place, (object, path));
+                    }
+                }
             }
         }
     }
@@ -241,6 +268,26 @@ impl<'a> SetErrors<'a> {
                 }
             }
         }
+    }
+}
+
+/// Where a service can be reached, and the path that says so.
+pub(crate) fn frontend_places(spec: &Spec) -> Vec<(FrontendPlace, String)> {
+    match spec {
+        Spec::Service(service) => {
+            let frontends = service.frontends.iter().enumerate();
+            let place = |frontend: &Frontend| (frontend.address, frontend.port, frontend.protocol);
+            let path = |index: usize, frontend: &Frontend| {
+                let field = if frontend.address.is_some() { "address" } else { "port" };
+                format!("spec.frontends[{index}].{field}")
+            };
+            frontends.map(|(index, frontend)| (place(frontend), path(index, frontend))).collect()
+        }
+        Spec::KubernetesService(service) => {
+            let frontends = service.frontends().into_iter();
+            frontends.map(|one| ((one.address, one.port, one.protocol), one.path)).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

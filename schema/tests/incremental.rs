@@ -61,6 +61,17 @@ fn document() -> impl Strategy<Value = String> {
             "apiVersion: weir/v1alpha1\nkind: FlowTest\nmetadata: {{name: t{name}}}\nspec: {{from: {{endpoint: e{from}}}, to: {{host: true}}, protocol: UDP, port: {port}, expect: {{verdict: deny}}}}\n"
         )
     });
+    let service = (0u8..4, 0u8..3, 0u8..3, any::<bool>()).prop_map(|(name, address, port, ours)| {
+        if ours {
+            format!(
+                "apiVersion: weir/v1alpha1\nkind: Service\nmetadata: {{name: s{name}}}\nspec: {{frontends: [{{address: 10.96.0.{address}, port: 8{port}}}, {{port: 3008{name}, type: node-port}}], selector: {{}}}}\n"
+            )
+        } else {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: s{name}}}\nspec: {{type: NodePort, clusterIP: 10.96.0.{address}, ports: [{{port: 8{port}, nodePort: 3008{port}}}]}}\n"
+            )
+        }
+    });
     let several = (0u8..3, 0u8..3).prop_map(|(a, b)| {
         format!(
             "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {{name: s{a}}}\n- apiVersion: v1\n  kind: Namespace\n  metadata: {{name: t{b}}}\n"
@@ -82,6 +93,7 @@ fn document() -> impl Strategy<Value = String> {
         2 => config,
         2 => policy,
         1 => test,
+        2 => service,
         1 => several,
         1 => odd.prop_map(str::to_owned),
     ]
