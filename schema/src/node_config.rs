@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,28 @@ pub struct NodeConfigSpec {
     /// Lifetimes of conntrack entries.
     #[serde(default)]
     pub timeouts: ConntrackTimeouts,
+    /// How endpoints reach the outside.
+    #[serde(default)]
+    pub masquerade: Masquerade,
+}
+
+/// What endpoints send to nobody of the cluster leaves under the address of the network device that it leaves by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Masquerade {
+    /// Default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Networks that see the endpoints' own addresses, beside every node's addresses and endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::json_schema::cidrs")]
+    pub exclude: Option<Vec<IpNet>>,
+    /// The first port that the address is lent with, to endpoints and to clients of backends elsewhere. Default 61000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_port: Option<u16>,
+    /// The last one. Default 65535.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_port: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -78,6 +101,9 @@ pub struct TableLimits {
     /// Clients that are remembered for session affinity. Default 65536; the kernel allocates it whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<u32>,
+    /// Ports that the node's addresses are lent with. Default 262144; the kernel allocates it whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<u32>,
 }
 
 /// Lifetimes of conntrack entries (humantime); defaults as Cilium's.
@@ -114,6 +140,7 @@ impl NodeConfigSpec {
         for (index, glob) in self.devices.iter().flatten().enumerate() {
             check_interface_glob(glob, &devices.index(index), problems);
         }
+        self.masquerade.check(&at.field("masquerade"), problems);
         let limits = at.field("limits");
         for (name, limit) in self.limits.fields() {
             if limit.is_some_and(|limit| limit == 0 || limit > MOST_ENTRIES) {
@@ -137,9 +164,52 @@ impl NodeConfigSpec {
     }
 }
 
+impl Masquerade {
+    fn check(&self, at: &Path<'_>, problems: &mut Problems) {
+        let exclude = at.field("exclude");
+        for (index, net) in self.exclude.iter().flatten().enumerate() {
+            if *net != net.trunc() {
+                problems
+                    .push(
+                        code::HOST_BITS,
+                        &exclude.index(index),
+                        format!("`{net}` has bits set behind its prefix length"),
+                    )
+                    .help(format!("write `{}`", net.trunc()));
+            }
+        }
+        if let Some(first) = self.first_port
+            && first < 1024
+        {
+            problems
+                .push(code::INVALID_PORT, &at.field("firstPort"), format!("port {first} is below 1024"))
+                .help("lend ports that nobody listens on, above the node's `net.ipv4.ip_local_port_range`");
+        }
+        if let (Some(first), Some(last)) = (self.first_port, self.last_port)
+            && first > last
+        {
+            problems.push(
+                code::INVALID_PORT,
+                &at.field("lastPort"),
+                format!("the last port, {last}, is below the first, {first}"),
+            );
+        }
+    }
+
+    /// Each field by its name in manifests, in a form that compares.
+    pub(crate) fn fields(&self) -> [(&'static str, Option<String>); 4] {
+        [
+            ("enabled", self.enabled.map(|enabled| enabled.to_string())),
+            ("exclude", self.exclude.as_ref().map(|exclude| format!("{exclude:?}"))),
+            ("firstPort", self.first_port.map(|port| port.to_string())),
+            ("lastPort", self.last_port.map(|port| port.to_string())),
+        ]
+    }
+}
+
 impl TableLimits {
     /// Each field by its name in manifests.
-    pub(crate) fn fields(&self) -> [(&'static str, Option<u32>); 11] {
+    pub(crate) fn fields(&self) -> [(&'static str, Option<u32>); 12] {
         [
             ("ipcache", self.ipcache),
             ("endpoints", self.endpoints),
@@ -152,6 +222,7 @@ impl TableLimits {
             ("services", self.services),
             ("backends", self.backends),
             ("affinity", self.affinity),
+            ("nat", self.nat),
         ]
     }
 }

@@ -298,6 +298,8 @@ fn settings(config: &NodeConfigSpec) -> Vec<(String, String)> {
     settings.extend(config.devices.as_ref().map(|devices| ("spec.devices".to_owned(), format!("{devices:?}"))));
     let limits = config.limits.fields().into_iter();
     settings.extend(limits.filter_map(|(name, limit)| Some((format!("spec.limits.{name}"), limit?.to_string()))));
+    let masquerade = config.masquerade.fields().into_iter();
+    settings.extend(masquerade.filter_map(|(name, said)| Some((format!("spec.masquerade.{name}"), said?))));
     let timeouts = config.timeouts.fields().into_iter();
     settings
         .extend(timeouts.filter_map(|(name, time)| Some((format!("spec.timeouts.{name}"), format!("{:?}", time?)))));

@@ -55,8 +55,14 @@ struct Member {
 impl Member {
     fn start(number: usize, source: &str, directory: &Path) -> Self {
         let faults = Faults::default();
-        let eth0 =
-            InterfaceFacts { name: "eth0".into(), ifindex: 2, kind: String::new(), loopback: false, ours: false };
+        let eth0 = InterfaceFacts {
+            name: "eth0".into(),
+            ifindex: 2,
+            kind: String::new(),
+            loopback: false,
+            addresses: Vec::new(),
+            ours: false,
+        };
         let facts = NodeFacts { interfaces: vec![eth0], tcx: true, ..NodeFacts::default() };
         let (datapath, store) = (FakeDatapath::new(facts, faults.clone()), FakeStore::new(faults));
         let options = RunOptions {

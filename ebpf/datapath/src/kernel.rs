@@ -220,6 +220,9 @@ impl Datapath for Kernel {
 
     fn facts(&mut self, netns: &[String]) -> Result<NodeFacts> {
         let links = self.netlink.links().map_err(netlink)?;
+        let mut places = self.netlink.addresses().map_err(netlink)?;
+        places.retain(|place| place.scope == Scope::Global);
+        let of = |ifindex| places.iter().filter(move |place| place.ifindex == ifindex).map(|place| place.address);
         let mut interfaces: Vec<InterfaceFacts> = links
             .iter()
             .map(|link| InterfaceFacts {
@@ -227,19 +230,14 @@ impl Datapath for Kernel {
                 ifindex: link.ifindex,
                 kind: link.kind.clone(),
                 loopback: link.loopback,
+                addresses: of(link.ifindex).collect(),
                 ours: wiring::is_ours(link),
             })
             .collect();
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
         let loopback = |ifindex| links.iter().any(|link| link.ifindex == ifindex && link.loopback);
-        let mut addresses: Vec<_> = self
-            .netlink
-            .addresses()
-            .map_err(netlink)?
-            .into_iter()
-            .filter(|place| place.scope == Scope::Global && !loopback(place.ifindex))
-            .map(|place| place.address)
-            .collect();
+        let mut addresses: Vec<_> =
+            places.iter().filter(|place| !loopback(place.ifindex)).map(|place| place.address).collect();
         addresses.sort_unstable();
         addresses.dedup();
         let netns =

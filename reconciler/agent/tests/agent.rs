@@ -48,8 +48,14 @@ fn filter(cidrs: &[&str]) -> String {
 impl World {
     fn new() -> Self {
         let faults = Faults::default();
-        let eth0 =
-            InterfaceFacts { name: "eth0".into(), ifindex: 2, kind: String::new(), loopback: false, ours: false };
+        let eth0 = InterfaceFacts {
+            name: "eth0".into(),
+            ifindex: 2,
+            kind: String::new(),
+            loopback: false,
+            addresses: Vec::new(),
+            ours: false,
+        };
         let facts = NodeFacts { interfaces: vec![eth0], tcx: true, ..NodeFacts::default() };
         let world = Self {
             datapath: FakeDatapath::new(facts, faults.clone()),
@@ -520,8 +526,14 @@ async fn an_object_that_waits_is_looked_for_again() {
         ["Ready=False/ObjectsPending", "Degraded=True/ObjectsPending"]
     );
     world.datapath.kernel(|kernel| {
-        let w0 =
-            InterfaceFacts { name: "w0".into(), ifindex: 7, kind: "veth".to_owned(), loopback: false, ours: false };
+        let w0 = InterfaceFacts {
+            name: "w0".into(),
+            ifindex: 7,
+            kind: "veth".to_owned(),
+            loopback: false,
+            addresses: Vec::new(),
+            ours: false,
+        };
         kernel.facts.interfaces.push(w0);
     });
     let status = agent.status_where("it is attached", |status| status.pending.is_empty()).await;

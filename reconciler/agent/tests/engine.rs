@@ -26,6 +26,7 @@ impl World {
             ifindex,
             kind: kind.into(),
             loopback: name == "lo",
+            addresses: Vec::new(),
             ours: false,
         };
         let facts = NodeFacts {
@@ -712,8 +713,14 @@ fn a_missing_interface_waits_and_the_rest_is_applied() {
     assert!(!engine.facts_changed(&outcome.desired).unwrap());
 
     world.datapath.kernel(|kernel| {
-        let vweb =
-            InterfaceFacts { name: "vweb".into(), ifindex: 9, kind: "veth".into(), loopback: false, ours: false };
+        let vweb = InterfaceFacts {
+            name: "vweb".into(),
+            ifindex: 9,
+            kind: "veth".into(),
+            loopback: false,
+            addresses: Vec::new(),
+            ours: false,
+        };
         kernel.facts.interfaces.push(vweb);
     });
     assert!(engine.facts_changed(&outcome.desired).unwrap());

@@ -45,6 +45,7 @@ pub fn assumed_facts(inventories: &[&Inventory], node: &str) -> NodeFacts {
         ifindex: index as u32 + 2,
         kind: String::new(),
         loopback: false,
+        addresses: Vec::new(),
         ours: false,
     };
     NodeFacts {

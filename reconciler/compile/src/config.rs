@@ -5,6 +5,7 @@ use weir_plan::{Capacity, HookState, NodeFacts, Numbering, Space};
 use weir_schema::AttachMode;
 
 use crate::{
+    masquerade::Masquerade,
     objects::{ObjectId, Objects},
     selector::matches_plain,
 };
@@ -23,6 +24,7 @@ pub(crate) struct Limits {
     pub services: u32,
     pub backends: u32,
     pub affinity: u32,
+    pub nat: u32,
 }
 
 /// The fields of every `NodeConfig` that selects this node, merged; that they do not contradict each other was checked
@@ -38,6 +40,7 @@ pub(crate) struct NodeSettings {
     pub tcp_established: u32,
     pub tcp_closing: u32,
     pub other: u32,
+    pub masquerade: Masquerade,
     /// The first object that selects this node.
     pub object: Option<ObjectId>,
 }
@@ -58,6 +61,7 @@ impl NodeSettings {
                 services: 65_536,
                 backends: 1_048_576,
                 affinity: 65_536,
+                nat: 262_144,
             },
             attach_mode: AttachMode::Auto,
             devices: None,
@@ -65,8 +69,10 @@ impl NodeSettings {
             tcp_established: defaults.tcp_established,
             tcp_closing: defaults.tcp_closing,
             other: defaults.other,
+            masquerade: Masquerade::default(),
             object: None,
         };
+        let mut ports = (defaults.nat_first_port, defaults.nat_last_port);
         let none = std::collections::BTreeMap::new();
         let labels = objects.node(node).map_or(&none, |node| &node.metadata.labels);
         for config in objects.node_configs.iter().filter(|config| matches_plain(&config.spec.node_selector, labels)) {
@@ -88,12 +94,21 @@ impl NodeSettings {
             limits.services = said.services.unwrap_or(limits.services);
             limits.backends = said.backends.unwrap_or(limits.backends);
             limits.affinity = said.affinity.unwrap_or(limits.affinity);
+            limits.nat = said.nat.unwrap_or(limits.nat);
             let said = &spec.timeouts;
             this.tcp_syn = said.tcp_syn.map_or(this.tcp_syn, seconds);
             this.tcp_established = said.tcp_established.map_or(this.tcp_established, seconds);
             this.tcp_closing = said.tcp_closing.map_or(this.tcp_closing, seconds);
             this.other = said.other.map_or(this.other, seconds);
+            let said = &spec.masquerade;
+            if said.enabled == Some(true) {
+                this.masquerade.by = Some(config.id);
+            }
+            this.masquerade.exempt.extend(said.exclude.iter().flatten());
+            ports = (said.first_port.unwrap_or(ports.0), said.last_port.unwrap_or(ports.1));
         }
+        this.masquerade.ports = Some(ports);
+        this.masquerade.spare_nodes(objects);
         this
     }
 
@@ -112,6 +127,7 @@ impl NodeSettings {
             conntrack_tcp: self.limits.conntrack_tcp,
             conntrack_other: self.limits.conntrack_other,
             affinity: self.limits.affinity,
+            nat: self.limits.nat,
             rules: numbering.bound(Space::Rule).max(1024).next_power_of_two(),
             ..Capacity::default()
         }

@@ -24,6 +24,7 @@ mod identities;
 mod ipcache;
 mod kubernetes_policy;
 mod limits;
+mod masquerade;
 mod nodes;
 mod objects;
 mod peers;
@@ -203,7 +204,7 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
     let prefilter = cidr_filter::tables(objects, node, &placement, &rules, numbering, sequence).map_err(one)?;
     let host_policy = entries::host_policy(&enforced);
     let edge = service::edge(all.iter()).and_then(|object| objects.id(&object));
-    let at_the_edge = HookOwner::at_the_edge(host_policy.is_some(), edge.is_some());
+    let at_the_edge = HookOwner::at_the_edge(host_policy.is_some(), edge.is_some(), settings.masquerade.by);
     let wired =
         wiring::wire(&local, &placement, &prefilter.used_columns, &network, at_the_edge, settings.tc_attach(facts));
     let by_address = local.by_address(&host_addresses);
@@ -246,10 +247,11 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
     let (frontends, service_addresses) = (services.frontends(is_taken), services.addresses(is_taken));
     provenance.services = services.owners();
     provenance.service_addresses = service_addresses.into_iter().collect();
+    let exempt = settings.masquerade.prefixes(objects);
+    let mut own_settings = table_settings(&settings, &local, host_policy.is_some(), !frontends.is_empty());
+    masquerade::note(&mut own_settings, &exempt);
     let tables = Tables {
-        settings: [(0, table_settings(&settings, &local, host_policy.is_some(), !frontends.is_empty()))]
-            .into_iter()
-            .collect(),
+        settings: [(0, own_settings)].into_iter().collect(),
         interfaces: wired.interfaces,
         endpoints: by_address.iter().map(|(address, (info, _))| (*address, *info)).collect(),
         ipcache4: ipcache.v4.clone(),
@@ -262,7 +264,7 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
         frontends,
         services: services.services(),
         backends: services.backends(),
-        source_ranges: services.source_ranges(),
+        source_ranges: services.source_ranges().iter().copied().chain(exempt.iter().map(|key| (*key, 1))).collect(),
     };
     let filled = limits::Filled {
         policy: &policy,
@@ -366,13 +368,21 @@ fn table_settings(settings: &NodeSettings, local: &LocalEndpoints, host_policy: 
     if local.host.object.is_some() {
         flags |= settings_flags::HOST_ENDPOINT;
     }
+    if settings.masquerade.by.is_some() {
+        flags |= settings_flags::MASQUERADE;
+    }
+    let defaults = Settings::default();
+    let (nat_first_port, nat_last_port) =
+        settings.masquerade.ports.unwrap_or((defaults.nat_first_port, defaults.nat_last_port));
     Settings {
         flags,
+        nat_first_port,
+        nat_last_port,
         host_incarnation: local.host.incarnation,
         tcp_syn: settings.tcp_syn,
         tcp_established: settings.tcp_established,
         tcp_closing: settings.tcp_closing,
         other: settings.other,
-        ..Settings::default()
+        ..defaults
     }
 }

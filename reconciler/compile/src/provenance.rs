@@ -178,6 +178,8 @@ impl Origins {
             AnyChange::Frontend(change) => self.frontend(&change.key, value(change)),
             AnyChange::Service(change) => self.services.get(&change.key),
             AnyChange::Backend(change) => self.services.get(&value(change)?.service),
+            // Of no service: to whom nothing is masqueraded.
+            AnyChange::SourceRange(change) if change.key.service == 0 => self.settings.as_ref(),
             AnyChange::SourceRange(change) => self.services.get(&change.key.service),
             AnyChange::Device(change) => self.devices.get(&change.key),
             AnyChange::Hook(change) => self.hooks.get(&change.key),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use weir_abi::{InterfaceInfo, SIDE_DESTINATION, SIDE_SOURCE, interface_flags};
 use weir_plan::{Hook, HookKey, HookState, InterfaceFacts, InterfaceName, Table, Wiring};
 
-use crate::{cidr_filter::Placement, endpoint::LocalEndpoints, objects::ObjectId};
+use crate::{cidr_filter::Placement, endpoint::LocalEndpoints, masquerade, objects::ObjectId};
 
 /// The `interfaces` table, hooks and devices, and the object behind each interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,11 +27,12 @@ pub(crate) enum HookOwner {
 
 impl HookOwner {
     /// What puts programs on network devices.
-    pub const fn at_the_edge(host_policy: bool, service: bool) -> Option<Self> {
-        match (host_policy, service) {
-            (true, _) => Some(Self::HostPolicy),
-            (false, true) => Some(Self::EdgeService),
-            (false, false) => None,
+    pub const fn at_the_edge(host_policy: bool, service: bool, masquerade: Option<ObjectId>) -> Option<Self> {
+        match (host_policy, service, masquerade) {
+            (true, ..) => Some(Self::HostPolicy),
+            (false, true, _) => Some(Self::EdgeService),
+            (false, false, Some(object)) => Some(Self::Object(object)),
+            (false, false, None) => None,
         }
     }
 }
@@ -84,7 +85,9 @@ pub(crate) fn wire(
     }
     if let Some(owner) = at_the_edge {
         for device in network {
-            interfaces.entry(device.name.clone()).or_default().flags |= interface_flags::NETWORK;
+            let info = interfaces.entry(device.name.clone()).or_default();
+            info.flags |= interface_flags::NETWORK;
+            masquerade::lend(info, device);
             owners.entry(device.name.clone()).or_insert(owner);
             hook(&device.name, Hook::FromNetwork, tc, owner);
             hook(&device.name, Hook::ToNetwork, tc, owner);

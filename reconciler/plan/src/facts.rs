@@ -25,6 +25,8 @@ pub struct InterfaceFacts {
     /// `veth`, `vlan`, … as rtnetlink says; empty for hardware.
     pub kind: String,
     pub loopback: bool,
+    /// Those of global scope, in the kernel's order: the first of a family is the primary one.
+    pub addresses: Vec<IpAddr>,
     /// Weir made it.
     pub ours: bool,
 }

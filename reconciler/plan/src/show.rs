@@ -1,11 +1,11 @@
 use std::net::IpAddr;
 
 use weir_abi::{
-    ACTION_DROP, ACTION_ENDPOINT_RANGE, DIRECTION_INGRESS, EndpointInfo, InterfaceInfo, PolicyEntry, PolicyKey,
-    PrefilterClass, Settings, SubjectInfo, interface_flags, policy_verdict,
+    ACTION_DROP, ACTION_ENDPOINT_RANGE, Address, DIRECTION_INGRESS, EndpointInfo, InterfaceInfo, PolicyEntry,
+    PolicyKey, PrefilterClass, Settings, SubjectInfo, interface_flags, policy_verdict,
 };
 
-use crate::{Device, Hook, HookKey, HookState, InterfaceName, Prefix4, Prefix6, XdpAttach};
+use crate::{Device, Hook, HookKey, HookState, InterfaceName, Prefix4, Prefix6, XdpAttach, ip_of};
 
 /// Keys and values as plans and JSON show them: stable text, no numbers that a reader cannot look up.
 pub trait Show {
@@ -34,6 +34,11 @@ impl Show for InterfaceInfo {
         }
         if self.flags & interface_flags::NETWORK != 0 {
             words.push("network".to_owned());
+            for lent in [&self.masquerade_v4, &self.masquerade_v6] {
+                if *lent != Address::default() {
+                    words.push(format!("lends {}", ip_of(lent)));
+                }
+            }
         }
         if self.flags & (interface_flags::PREFILTER_SOURCE | interface_flags::PREFILTER_DESTINATION) != 0 {
             words.push(format!("prefilter group {}", self.prefilter_group));

@@ -13,6 +13,7 @@ pub fn facts() -> NodeFacts {
         ifindex: at as u32 + 2,
         kind: "veth".to_owned(),
         loopback: false,
+        addresses: Vec::new(),
         ours: false,
     };
     let mut interfaces: Vec<InterfaceFacts> = names.enumerate().map(interface).collect();

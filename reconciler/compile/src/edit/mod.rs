@@ -145,11 +145,16 @@ impl Edit<'_, '_> {
                 Spec::Endpoint(_) if [from, to].into_iter().flatten().any(|object| is_host(object)) => {
                     return Err(Stop::Whole);
                 }
+                Spec::Endpoint(_) if !self.is_spared(difference) => return Err(Stop::Whole),
                 Spec::Endpoint(_) => endpoints.push(difference),
                 Spec::NetworkPolicy(_) | Spec::ClusterwideNetworkPolicy(_) | Spec::KubernetesNetworkPolicy(_) => {
                     policies.push(difference);
                 }
-                Spec::Node(_) if object.metadata.name != self.input.node && self.state.told_apart == 0 => {
+                Spec::Node(_)
+                    if object.metadata.name != self.input.node
+                        && self.state.told_apart == 0
+                        && self.state.settings.masquerade.by.is_none() =>
+                {
                     self.remote_node(difference);
                 }
                 // It fills no table.
@@ -169,6 +174,15 @@ impl Edit<'_, '_> {
         self.changed_services(differences)?;
         self.rewire |= host != self.host_policy();
         Ok(())
+    }
+
+    /// Whether an endpoint's addresses, as they were and are, need no entry among those that nothing is masqueraded to.
+    fn is_spared(&self, (from, to): &Difference) -> bool {
+        let addresses = [from, to].into_iter().flatten().flat_map(|object| match &object.spec {
+            Spec::Endpoint(spec) => spec.addresses.clone(),
+            _ => Vec::new(),
+        });
+        addresses.into_iter().all(|address| self.state.settings.masquerade.covers(address))
     }
 
     fn sequence(&self) -> u64 {
@@ -309,7 +323,7 @@ impl Edit<'_, '_> {
             &placement,
             &self.state.prefilter.used_columns,
             &network,
-            wiring::HookOwner::at_the_edge(host_owner.is_some(), edge.is_some()),
+            wiring::HookOwner::at_the_edge(host_owner.is_some(), edge.is_some(), settings.masquerade.by),
             settings.tc_attach(facts),
         );
         let by_address = local.by_address(&host_addresses);
@@ -333,7 +347,10 @@ impl Edit<'_, '_> {
         let endpoints = by_address.iter().map(|(address, (info, _))| (*address, *info)).collect();
         replace(&mut self.tables.endpoints, endpoints);
         replace(&mut self.tables.interfaces, wired.interfaces);
-        let settings = table_settings(&settings, &local, host_owner.is_some(), !self.tables.frontends.is_empty());
+        let mut settings = table_settings(&settings, &local, host_owner.is_some(), !self.tables.frontends.is_empty());
+        if let Some((_, former)) = self.tables.settings.first() {
+            (settings.exempt_v4, settings.exempt_v6) = (former.exempt_v4, former.exempt_v6);
+        }
         replace(&mut self.tables.settings, [(0, settings)].into_iter().collect());
         *wiring = wired.wiring;
         crate::sort_pending(&mut pending);

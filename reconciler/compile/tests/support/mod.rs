@@ -32,6 +32,7 @@ pub fn interface(name: &str, ifindex: u32) -> InterfaceFacts {
         ifindex,
         kind: String::new(),
         loopback: name == "lo",
+        addresses: Vec::new(),
         ours: name.starts_with("wr"),
     }
 }
