@@ -114,6 +114,11 @@ impl World<'_> {
         }
     }
 
+    /// Whether it is the address of some frontend.
+    pub fn is_frontend(&self, address: IpAddr) -> bool {
+        self.frontends().iter().any(|frontend| frontend.address == address)
+    }
+
     /// Whether whoever sends to it means a service, on whatever port.
     fn is_service_address(&self, frontends: &[Frontend<'_>], address: IpAddr) -> bool {
         let mut of_services = frontends.iter().filter(|frontend| frontend.kind != FrontendType::NodePort);
