@@ -38,10 +38,10 @@ codes! {
     EMPTY_RULE = "empty-rule", "A policy without a single section.";
     RULE_FORM = "rule-form", "Fields of a rule that exclude each other, or a rule that says nothing.";
     ATTACH_FORM = "attach-form", "`attach` is none of its three forms.";
-    FLOW_TEST_FORM = "flow-test-form", "An end of a `FlowTest` that is none of its three forms, or fields that exclude each other.";
     SERVICE_FORM = "service-form", "Fields of a service that exclude or need each other: backends and selector, a frontend's type and address, ports that cannot be rewritten.";
     DUPLICATE_FRONTEND = "duplicate-frontend", "One address, port and protocol, or one node port, in two frontends of one service or of two.";
     DUPLICATE_BACKEND = "duplicate-backend", "One address and port twice among the backends of a service.";
+    FLOW_TEST_FORM = "flow-test-form", "An end of a `FlowTest` that is none of its forms, or fields that exclude each other.";
     NAMESPACE_NOT_ALLOWED = "namespace-not-allowed", "A namespace on a kind that has none.";
     INVALID_DURATION = "invalid-duration", "Not a duration, or one that cannot be kept.";
     DUPLICATE_OBJECT = "duplicate-object", "Two documents with the same group, kind, namespace and name.";
@@ -50,6 +50,7 @@ codes! {
     FILE_OUTSIDE_ROOT = "file-outside-root", "`fromFiles` names a path outside the source's root.";
     FILE_MISSING = "file-missing", "`fromFiles` names a file that the source does not have.";
     UNKNOWN_ENDPOINT = "unknown-endpoint", "A `FlowTest` names an endpoint that the set does not have.";
+    UNKNOWN_SERVICE = "unknown-service", "A `FlowTest` names a service that the set does not have.";
     UNKNOWN_NODE = "unknown-node", "Warning: an endpoint's node is none of the set's `Node` objects.";
     SKIPPED_OBJECT = "skipped-object", "Warning: a foreign object was ignored, as asked for.";
 }

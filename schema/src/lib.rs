@@ -63,7 +63,9 @@ pub use cilium_policy::{
 };
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use endpoint::{Attach, EndpointSpec, HostTrue, NamedPort};
-pub use flow_test::{DenyReason, Expectation, ExpectedVerdict, FlowEnd, FlowTestProtocol, FlowTestSpec};
+pub use flow_test::{
+    DenyReason, Expectation, ExpectedBackend, ExpectedVerdict, FlowEnd, FlowTestProtocol, FlowTestSpec,
+};
 pub use icmp::{IcmpFamily, IcmpField, IcmpType};
 pub use inventory::{CheckedObjects, Inventory, assemble, check_whole, parse};
 pub use json_schema::json_schemas;

@@ -109,28 +109,35 @@ impl<'a> SetErrors<'a> {
         let names = nodes.iter().map(|(object, _)| &*object.key.name).collect();
         self.unknown_nodes(&names, endpoints.iter().map(|(object, _)| *object));
         self.node_configs(&nodes, &configs);
-        self.flow_tests(&tests, &endpoints);
+        self.flow_tests(&tests, objects);
     }
 
-    /// Endpoints that tests name are there.
-    fn flow_tests(&mut self, tests: &[(&Object, &FlowTestSpec)], endpoints: &[(&Object, &EndpointSpec)]) {
-        let known: HashSet<_> = endpoints.iter().map(|(object, _)| &object.key).collect();
+    /// Endpoints and services that tests name are there.
+    fn flow_tests(&mut self, tests: &[(&Object, &FlowTestSpec)], objects: &[Arc<Object>]) {
+        if tests.is_empty() {
+            return;
+        }
+        let nameable = objects.iter().filter(|object| matches!(&*object.key.kind, "Endpoint" | "Service"));
+        let known: HashSet<_> = nameable.map(|object| &object.key).collect();
         for (object, test) in tests {
             let namespace = &object.key.namespace;
-            for (end, given) in test.ends() {
-                let Some(key) = given.endpoint_key(namespace).filter(|key| !known.contains(key)) else { continue };
-                let message = format!("there is no endpoint `{}/{}`", key.namespace, key.name);
-                let path = format!("spec.{end}.endpoint");
-                let names = known.iter().map(|known| match known.namespace == *namespace {
+            for named in test.names(namespace) {
+                let Some(wanted) = named.keys.first() else { continue };
+                if named.keys.iter().any(|key| known.contains(key)) {
+                    continue;
+                }
+                let message = format!("there is no {} `{}/{}`", named.kind, wanted.namespace, wanted.name);
+                let of_kind = known.iter().filter(|known| known.kind == wanted.kind);
+                let names = of_kind.map(|known| match known.namespace == *namespace {
                     true => known.name.to_string(),
                     false => format!("{}/{}", known.namespace, known.name),
                 });
                 let mut names: Vec<String> = names.collect();
                 names.sort();
-                let wanted = given.endpoint.as_deref().unwrap_or_default();
-                let near = nearest(wanted, names.iter().map(String::as_str));
+                let near = nearest(named.written, names.iter().map(String::as_str));
                 let help = near.map(|near| format!("did you mean `{near}`?"));
-                self.push(code::UNKNOWN_ENDPOINT, object, &path, message).help = help;
+                let code = if named.kind == "service" { code::UNKNOWN_SERVICE } else { code::UNKNOWN_ENDPOINT };
+                self.push(code, object, &named.path, message).help = help;
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     kinds::kind_name,
     parse::Content,
     set_check::SetErrors,
-    stored::{ENDPOINT, KindName, Stored},
+    stored::{KindName, Stored},
 };
 
 /// What [`Inventory::update`] changed. Keeps both sets alive.
@@ -44,7 +44,8 @@ impl Inventory {
         let (kinds, twice) = self.edit_kinds(&edit);
         let (claims, contested) = self.edit_claims(&edit);
         let mut parts = Parts { files: Arc::clone(parsed), kinds, claims, unresolved, ..Parts::default() };
-        let misnamed = edit.touches(&["Endpoint", "FlowTest"]) && parts.tests_name_nobody();
+        let named = edit.touches(&["Endpoint", "FlowTest", "Service"]) || edit.touches_kind("", "Service");
+        let misnamed = named && parts.tests_name_nobody();
         if twice || contested || misnamed || edit.touches(&["Node", "NodeConfig"]) && parts.node_configs_conflict(files)
         {
             // May find nothing: two claims can have one hash.
@@ -129,18 +130,17 @@ impl Parts {
         self.kinds.get(&kind_name("weir", kind)).into_iter().flat_map(Chunks::iter)
     }
 
-    /// Whether a test names an endpoint that is not there.
+    /// Whether a test names an endpoint or a service that is not there.
     fn tests_name_nobody(&self) -> bool {
-        let endpoints = self.kinds.get(&ENDPOINT);
         let is_there = |key: &ObjectKey| {
             let name = (key.namespace.as_bytes(), key.name.as_bytes());
-            endpoints.is_some_and(|endpoints| endpoints.find(|stored| stored.name().cmp(&name)).is_some())
+            let of_kind = self.kinds.get(&kind_name(&key.group, &key.kind));
+            of_kind.is_some_and(|objects| objects.find(|stored| stored.name().cmp(&name)).is_some())
         };
         self.of("FlowTest").any(|stored| match stored {
             Stored::Whole(object) => match &object.spec {
                 Spec::FlowTest(test) => {
-                    let mut ends = test.ends().into_iter();
-                    ends.any(|(_, end)| end.endpoint_key(&object.key.namespace).is_some_and(|key| !is_there(&key)))
+                    test.names(&object.key.namespace).iter().any(|named| !named.keys.iter().any(is_there))
                 }
                 _ => false,
             },
@@ -308,6 +308,11 @@ impl Edit {
     fn touches(&self, kinds: &[&str]) -> bool {
         let touched = |pair: &Pair| !pair.removed.is_empty() || !pair.added.is_empty();
         self.kinds.iter().any(|((group, kind), pair)| *group == "weir" && kinds.contains(kind) && touched(pair))
+    }
+
+    fn touches_kind(&self, group: &str, kind: &str) -> bool {
+        let pair = self.kinds.get(&kind_name(group, kind));
+        pair.is_some_and(|pair| !pair.removed.is_empty() || !pair.added.is_empty())
     }
 
     fn endpoints(&self) -> impl Iterator<Item = &crate::stored::PackedEndpoint> {

@@ -56,9 +56,13 @@ fn document() -> impl Strategy<Value = String> {
         let head = if ours { "weir/v1alpha1\nkind: NetworkPolicy" } else { "cilium.io/v2\nkind: CiliumNetworkPolicy" };
         format!("apiVersion: {head}\nmetadata: {{name: p{name}}}\nspec: {{endpointSelector: {{}}, ingress: []}}\n")
     });
-    let test = (0u8..3, 0u8..8, 0u8..3).prop_map(|(name, from, port)| {
+    let test = (0u8..3, 0u8..8, 0u8..3, 0u8..8).prop_map(|(name, from, port, service)| {
+        let (to, expect) = match service {
+            0..4 => (format!("{{service: s{service}}}"), format!("{{verdict: allow, backend: e{from}}}")),
+            _ => ("{host: true}".to_owned(), "{verdict: deny}".to_owned()),
+        };
         format!(
-            "apiVersion: weir/v1alpha1\nkind: FlowTest\nmetadata: {{name: t{name}}}\nspec: {{from: {{endpoint: e{from}}}, to: {{host: true}}, protocol: UDP, port: {port}, expect: {{verdict: deny}}}}\n"
+            "apiVersion: weir/v1alpha1\nkind: FlowTest\nmetadata: {{name: t{name}}}\nspec: {{from: {{endpoint: e{from}}}, to: {to}, protocol: UDP, port: {port}, expect: {expect}}}\n"
         )
     });
     let service = (0u8..4, 0u8..3, 0u8..3, any::<bool>()).prop_map(|(name, address, port, ours)| {

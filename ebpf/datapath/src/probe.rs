@@ -1,5 +1,9 @@
 //! The packets of a check: made here, sent through a second instance of the programs, and told apart by their ports.
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+};
 
 use etherparse::{IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep};
 use weir_abi::{Reason, tc_action, xdp_action};
@@ -58,13 +62,16 @@ fn send(
     own_port: u16,
 ) -> Result<Vec<ProbeStep>> {
     let mut steps = Vec::new();
-    for (answer, way) in [(false, &probe.way), (true, &probe.back)] {
-        if way.is_empty() {
-            continue;
-        }
-        let frame = frame(probe, own_port, answer)?;
-        for at in way {
-            let step = meet(check, devices, at, &frame, answer)?;
+    let mut probe = Cow::Borrowed(probe);
+    for answer in [false, true] {
+        let mut left: VecDeque<HookKey> = if answer { &probe.back } else { &probe.way }.iter().cloned().collect();
+        while let Some(at) = left.pop_front() {
+            let step = meet(check, devices, &at, &frame(&probe, own_port, answer)?, answer)?;
+            if let Some((address, port)) = step.destination.filter(|_| !answer) {
+                let onward = probe.onward(address).clone();
+                left = onward.way.into();
+                probe = Cow::Owned(Probe { destination: address, port, back: onward.back, ..probe.into_owned() });
+            }
             let dropped = step.reason.is_drop();
             steps.push(step);
             if dropped {
@@ -102,7 +109,7 @@ fn meet(
             cause: format!("it returned {} and noted {}", outcome.action as i32, reason.name()),
         });
     }
-    Ok(ProbeStep { at: at.clone(), answer, reason, rule })
+    Ok(ProbeStep { at: at.clone(), answer, reason, rule, destination: None })
 }
 
 /// The packet that begins the flow, or the answer to it.
@@ -160,11 +167,21 @@ fn sctp(source_port: u16, destination_port: u16, chunk: u8) -> Vec<u8> {
 mod tests {
     use etherparse::{SlicedPacket, TransportSlice};
 
+    use weir_plan::Backends;
+
     use super::*;
 
     fn probe(source: &str, destination: &str, protocol: u8) -> Probe {
         let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
-        Probe { source, destination, protocol, port: 443, way: Vec::new(), back: Vec::new() }
+        Probe {
+            source,
+            destination,
+            protocol,
+            port: 443,
+            way: Vec::new(),
+            back: Vec::new(),
+            backends: Backends::default(),
+        }
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Flow tests as packets: who the ends are on this node, and which programs the packets meet.
+mod service;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use weir_plan::{Hook, HookKey, InterfaceName, ObjectRef, Probe};
+use weir_plan::{Backends, Hook, HookKey, InterfaceName, ObjectRef, Onward, Probe};
 use weir_schema::{Expectation, FlowEnd, FlowTestSpec, Object, Spec};
+
+pub use service::WantedBackend;
 
 use crate::{Compiled, objects::reference};
 
@@ -14,6 +18,10 @@ pub struct FlowCase {
     /// The device by which it comes in.
     pub interface: Option<InterfaceName>,
     pub probe: Probe,
+    /// The only backend that it may be sent to.
+    pub backend: Option<WantedBackend>,
+    /// Another one that new flows are sent to all the same, by the tables.
+    pub astray: Option<(IpAddr, u16)>,
 }
 
 /// Why a test makes no packet here.
@@ -25,6 +33,12 @@ pub enum Untestable {
     NotAttached(ObjectRef),
     #[error("this node has no network device {0}")]
     NoDevice(InterfaceName),
+    #[error("the host itself does not use services yet")]
+    HostToService,
+    #[error("there is no service {0}")]
+    NoService(ObjectRef),
+    #[error("{service} has no frontend on port {port} of this protocol")]
+    NoFrontend { service: ObjectRef, port: u16 },
     #[error("the two ends have no address family in common that the protocol can have")]
     NoFamily,
 }
@@ -32,7 +46,7 @@ pub enum Untestable {
 impl Untestable {
     /// Whether it says that the flow cannot be, and not that it is not looked at here and now.
     pub const fn is_failure(&self) -> bool {
-        matches!(self, Self::NoFamily)
+        matches!(self, Self::NoFamily | Self::NoService(_) | Self::NoFrontend { .. })
     }
 }
 
@@ -94,7 +108,11 @@ impl Compiled {
         cases: &mut Vec<FlowCase>,
     ) -> Result<(), Untestable> {
         let namespace = &*test.key.namespace;
-        let (from, to) = (self.end(&spec.from, namespace, devices)?, self.end(&spec.to, namespace, devices)?);
+        let from = self.end(&spec.from, namespace, devices)?;
+        let to = match spec.to.service_keys(namespace) {
+            Some(keys) => self.service_end(&from, &keys, spec)?,
+            None => self.end(&spec.to, namespace, devices)?,
+        };
         let is_outside = |end: &End| end.place == Place::Outside;
         let host_of_another = from.place == Place::Host && to.elsewhere || to.place == Place::Host && from.elsewhere;
         let nobody_here = is_outside(&from) && is_outside(&to) && (from.elsewhere || to.elsewhere);
@@ -119,6 +137,7 @@ impl Compiled {
             [one] => Some(one),
             _ => None,
         };
+        let backend = self.wanted_backend(&spec.expect, namespace);
         let before = cases.len();
         for v4 in [true, false] {
             let of_family = |end: &End| {
@@ -126,11 +145,14 @@ impl Compiled {
                 addresses.find(|address| address.is_ipv4() == v4 && spec.protocol.fits(*address))
             };
             let (Some(source), Some(destination)) = (of_family(&from), of_family(&to)) else { continue };
+            let reachable = self.reachable(&from.place, destination, spec);
             for entrance in &entrances {
                 cases.push(FlowCase {
                     test: reference(test),
-                    expect: spec.expect,
+                    expect: spec.expect.clone(),
                     interface: entrance.clone(),
+                    astray: backend.as_ref().and_then(|backend| backend.missed_by(&reachable)),
+                    backend: backend.clone(),
                     probe: Probe {
                         source,
                         destination,
@@ -138,6 +160,7 @@ impl Compiled {
                         port: spec.port.unwrap_or(0),
                         way: self.way(&from.place, &to.place, entrance.as_ref()),
                         back: self.way(&to.place, &from.place, entrance.as_ref().or(only)),
+                        backends: self.ways_to_backends(&reachable, &from.place, devices, entrance.as_ref().or(only)),
                     },
                 });
             }
@@ -147,13 +170,7 @@ impl Compiled {
 
     fn end(&self, end: &FlowEnd, namespace: &str, devices: &BTreeMap<u32, InterfaceName>) -> Result<End, Untestable> {
         if let Some(address) = end.address {
-            let owner = self.tables.endpoints.get(&address).map(|info| info.endpoint);
-            let place = match owner.and_then(|owner| devices.get(&owner)) {
-                Some(device) => Place::Endpoint(device.clone()),
-                None if self.host_addresses.contains(&address) => Place::Host,
-                None => Place::Outside,
-            };
-            return Ok(End { addresses: vec![address], place, elsewhere: false });
+            return Ok(End { addresses: vec![address], place: self.place_of(address, devices), elsewhere: false });
         }
         let Some(key) = end.endpoint_key(namespace) else {
             return Ok(End { addresses: self.host_addresses.clone(), place: Place::Host, elsewhere: false });
@@ -185,6 +202,35 @@ impl Compiled {
         Ok(End { addresses, place, elsewhere: !local })
     }
 
+    fn place_of(&self, address: IpAddr, devices: &BTreeMap<u32, InterfaceName>) -> Place {
+        let owner = self.tables.endpoints.get(&address).map(|info| info.endpoint);
+        match owner.and_then(|owner| devices.get(&owner)) {
+            Some(device) => Place::Endpoint(device.clone()),
+            None if self.host_addresses.contains(&address) => Place::Host,
+            None => Place::Outside,
+        }
+    }
+
+    /// How a packet goes on to each of these backends, and its answer back.
+    fn ways_to_backends(
+        &self,
+        backends: &[(IpAddr, u16)],
+        from: &Place,
+        devices: &BTreeMap<u32, InterfaceName>,
+        entrance: Option<&InterfaceName>,
+    ) -> Backends {
+        if backends.is_empty() {
+            return Backends::default();
+        }
+        let onward = |to: &Place| Onward { way: self.arrival(to, entrance), back: self.way(to, from, entrance) };
+        let places = backends.iter().map(|(address, _)| (*address, self.place_of(*address, devices)));
+        let here = places.filter(|(_, place)| *place != Place::Outside);
+        Backends {
+            here: here.map(|(address, place)| (address, onward(&place))).collect(),
+            elsewhere: onward(&Place::Outside),
+        }
+    }
+
     /// Those that a filter watches; else any one, where host policy looks at what comes in.
     fn network_devices(&self) -> Vec<InterfaceName> {
         let with = |hook: Hook| {
@@ -197,35 +243,32 @@ impl Compiled {
 
     /// The programs that a packet meets between two places. `entrance`: the device of the end that is outside.
     fn way(&self, from: &Place, to: &Place, entrance: Option<&InterfaceName>) -> Vec<HookKey> {
-        let mut way = Vec::new();
-        let mut meet = |interface: &InterfaceName, hook: Hook| {
-            let key = HookKey { interface: interface.clone(), hook };
-            if self.wiring.hooks.get(&key).is_some() {
-                way.push(key);
-            }
+        let mut way = match (from, entrance) {
+            (Place::Endpoint(device), _) => self.hooks(device, &[Hook::FromEndpoint]),
+            (Place::Outside, Some(device)) => self.hooks(device, &[Hook::XdpIngress, Hook::FromNetwork]),
+            (Place::Outside, None) | (Place::Host, _) => Vec::new(),
         };
-        match from {
-            Place::Endpoint(device) => meet(device, Hook::FromEndpoint),
-            Place::Host => {}
-            Place::Outside => {
-                if let Some(device) = entrance {
-                    meet(device, Hook::XdpIngress);
-                    meet(device, Hook::FromNetwork);
-                }
-            }
-        }
+        way.extend(self.arrival(to, entrance));
+        way
+    }
+
+    /// The programs at the end of its way.
+    fn arrival(&self, to: &Place, entrance: Option<&InterfaceName>) -> Vec<HookKey> {
         match to {
-            Place::Endpoint(device) => meet(device, Hook::ToEndpoint),
-            Place::Host => {}
+            Place::Endpoint(device) => self.hooks(device, &[Hook::ToEndpoint]),
+            Place::Host => Vec::new(),
             Place::Outside => {
                 // All judge alike: where routing sends it is of no matter.
                 let mut hooks = self.wiring.hooks.iter().filter(|(key, _)| key.hook == Hook::ToNetwork);
                 let any = hooks.next().map(|(key, _)| &key.interface);
-                if let Some(device) = entrance.or(any) {
-                    meet(device, Hook::ToNetwork);
-                }
+                entrance.or(any).map_or_else(Vec::new, |device| self.hooks(device, &[Hook::ToNetwork]))
             }
         }
-        way
+    }
+
+    /// Those of a device that are there.
+    fn hooks(&self, device: &InterfaceName, hooks: &[Hook]) -> Vec<HookKey> {
+        let keys = hooks.iter().map(|hook| HookKey { interface: device.clone(), hook: *hook });
+        keys.filter(|key| self.wiring.hooks.get(key).is_some()).collect()
     }
 }

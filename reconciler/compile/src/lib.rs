@@ -54,7 +54,7 @@ pub use assumed::{assumed_facts, nodes};
 pub use edit::{Effort, compile_after};
 pub use error::{CompileError, code};
 pub use flow_diff::{ChangedFlow, Fate, FlowChange, Side, flow_changes};
-pub use flow_test::{FlowCase, FlowCases, Untestable};
+pub use flow_test::{FlowCase, FlowCases, Untestable, WantedBackend};
 pub use limits::Usage;
 pub use objects::{changed, reference};
 pub use provenance::Origins;

@@ -1,9 +1,10 @@
 //! Flow tests as one node sends them: which packets, and by which programs.
 mod support;
 
-use support::{CLUSTER, compiled, facts, parse};
+use support::{CLUSTER, address, compiled, facts, parse};
+use weir_abi::{BackendInfo, FrontendInfo, FrontendKey, frontend_flags};
 use weir_compile::{Compiled, Input, Untestable, compile, compile_after};
-use weir_plan::Numbering;
+use weir_plan::{Numbering, Service, Table, Tables, address_of};
 
 const FILTER: &str = "apiVersion: weir/v1alpha1\nkind: CidrFilter\nmetadata: {name: drop}\nspec: {interfaces: ['eth*'], cidrs: [198.51.100.0/24]}\n---\n";
 
@@ -92,6 +93,101 @@ fn what_makes_no_packet_says_why() {
     let families = of("{address: 203.0.113.7, interface: eth0}", "{address: 10.0.0.99}");
     assert_eq!(families.len(), 1, "{families:?}");
     assert!(Untestable::NoFamily.is_failure() && !Untestable::Elsewhere.is_failure());
+    assert!(!Untestable::HostToService.is_failure());
+}
+
+const SERVICE: &str = "apiVersion: weir/v1alpha1\nkind: Service\nmetadata: {name: shop}\nspec:\n  frontends:\n  - {address: 10.96.0.1, port: 80}\n  - {address: 203.0.113.80, port: 80, type: external}\n  - {port: 80, type: node-port}\n  - {port: 90, type: node-port}\n  backends: [{address: 10.0.0.11}, {address: 198.51.100.1}]\n---\n";
+
+fn to_service(from: &str, more: &str) -> String {
+    format!(
+        "apiVersion: weir/v1alpha1\nkind: FlowTest\nmetadata: {{name: t}}\nspec: {{from: {from}, to: {{service: shop}}, protocol: TCP, {more}}}\n---\n"
+    )
+}
+
+#[test]
+fn a_service_is_met_where_its_sender_finds_it() {
+    let of = |from: &str, port: u16| {
+        let test = to_service(from, &format!("port: {port}, expect: {{verdict: allow}}"));
+        cases(&compiled(&format!("{CLUSTER}{SERVICE}{test}")))
+    };
+    let to = |found: Vec<String>| -> Vec<String> {
+        let destination =
+            |case: &String| case.split("> ").nth(1).and_then(|rest| rest.split(": ").next()).map(str::to_owned);
+        found.iter().filter_map(destination).collect()
+    };
+    // Whatever a family has of the best kind: the node's ports are there in both.
+    assert_eq!(to(of("{endpoint: web}", 80)), ["10.96.0.1", "2001:db8:ffff::1"]);
+    assert_eq!(to(of("{endpoint: web}", 90)), ["192.0.2.1", "2001:db8:ffff::1"]);
+    assert_eq!(to(of("{address: 203.0.113.7}", 80)), ["203.0.113.80"]);
+    assert_eq!(to(of("{address: 203.0.113.7}", 90)), ["192.0.2.1"]);
+    assert_eq!(
+        of("{endpoint: web}", 80)[0],
+        "t 10.0.0.10 > 10.96.0.1: from_endpoint@lxc-web / to_endpoint@lxc-web",
+        "behind the first program it goes to a backend"
+    );
+    assert_eq!(of("{endpoint: web}", 81), ["t not: Service default/shop has no frontend on port 81 of this protocol"]);
+    assert_eq!(of("{host: true}", 80), ["t not: the host itself does not use services yet"]);
+    assert_eq!(of("{endpoint: far}", 80), ["t not: neither end is on this node"], "its own node picks the backend");
+}
+
+/// As if the tables had the frontend 10.96.0.1:80 with these backends (address, port, on this node), for everybody.
+fn balanced(set: &Compiled, flags: u32, backends: &[(&str, u16, bool)]) -> Compiled {
+    let mut tables = Tables::clone(&set.tables);
+    let key = FrontendKey::new(address_of(address("10.96.0.1")), 6, 80);
+    tables.frontends = Table::from_unsorted(vec![(key, FrontendInfo { service: 1, flags })]);
+    let numbers = |wanted: &dyn Fn(bool) -> bool| {
+        let these = (1..).zip(backends).filter(|(_, (.., local))| wanted(*local));
+        these.map(|(number, _)| number).collect::<Vec<u32>>().into()
+    };
+    let service = Service { slots: numbers(&|_| true), local_slots: numbers(&|local| local), ..Service::default() };
+    tables.services = Table::from_unsorted(vec![(1, service)]);
+    let info = |(ip, port, _): &(&str, u16, bool)| BackendInfo {
+        address: address_of(address(ip)),
+        port_be: port.to_be(),
+        service: 1,
+        ..BackendInfo::default()
+    };
+    tables.backends = Table::from_unsorted((1..).zip(backends.iter().map(info)).collect());
+    let mut balanced = set.clone();
+    balanced.tables = tables.into();
+    balanced
+}
+
+#[test]
+fn behind_a_service_the_way_is_its_backends() {
+    let set = |from: &str, expect: &str| {
+        compiled(&format!("{CLUSTER}{FILTER}{SERVICE}{}", to_service(from, &format!("port: 80, expect: {expect}"))))
+    };
+    let both = [("10.0.0.11", 8080, true), ("198.51.100.1", 80, false)];
+    let first = |set: &Compiled| set.flow_cases().cases.into_iter().next().unwrap();
+    let hooks = |hooks: &[weir_plan::HookKey]| {
+        hooks.iter().map(|at| format!("{}@{}", at.hook.program(), at.interface)).collect::<Vec<_>>().join(" ")
+    };
+    let inside = set("{endpoint: web}", "{verdict: allow, backend: db}");
+    let case = first(&balanced(&inside, 0, &both));
+    let onward = case.probe.onward(address("10.0.0.11"));
+    assert_eq!(hooks(&onward.way), "to_endpoint@lxc-db");
+    assert_eq!(hooks(&onward.back), "from_endpoint@lxc-db to_endpoint@lxc-web");
+    let onward = case.probe.onward(address("198.51.100.1"));
+    assert_eq!((&*hooks(&onward.way), &*hooks(&onward.back)), ("", "to_endpoint@lxc-web"));
+    assert_eq!(case.astray, Some((address("198.51.100.1"), 80)), "new flows go there, too");
+    let case = first(&balanced(&inside, frontend_flags::INTERNAL_LOCAL, &both));
+    assert_eq!(case.astray, None);
+    assert!(case.backend.unwrap().is(address("10.0.0.11"), 8080));
+
+    // From outside: the flags that are about it.
+    let outside = set("{address: 203.0.113.7, interface: eth0}", "{verdict: allow, backend: '10.0.0.11:8080'}");
+    let to_address = |flags: u32| {
+        let text = test("t", "{address: 203.0.113.7, interface: eth0}", "{address: 10.96.0.1}");
+        let text = text.replace("{verdict: allow}", "{verdict: allow, backend: '10.0.0.11:8080'}");
+        first(&balanced(&compiled(&format!("{CLUSTER}{FILTER}{SERVICE}{text}")), flags, &both))
+    };
+    assert_eq!(to_address(frontend_flags::EXTERNAL).astray, Some((address("198.51.100.1"), 80)));
+    assert_eq!(to_address(frontend_flags::EXTERNAL | frontend_flags::EXTERNAL_LOCAL).astray, None);
+    assert_eq!(to_address(0).astray, None, "a cluster address is for nobody outside");
+    assert_eq!(to_address(0).probe.backends, Default::default());
+    let wanted = first(&outside).backend.unwrap();
+    assert!(wanted.is(address("10.0.0.11"), 8080) && !wanted.is(address("10.0.0.11"), 80));
 }
 
 #[test]

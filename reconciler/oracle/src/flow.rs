@@ -41,6 +41,16 @@ impl FlowProtocol {
     pub(crate) fn is_neighbour_discovery(self) -> bool {
         matches!(self, Self::Icmpv6 { kind: 133..=137 })
     }
+
+    /// The same to another port, where there are ports.
+    pub fn to_port(self, port: u16) -> Self {
+        match self {
+            Self::Tcp { source, .. } => Self::Tcp { source, destination: port },
+            Self::Udp { source, .. } => Self::Udp { source, destination: port },
+            Self::Sctp { source, .. } => Self::Sctp { source, destination: port },
+            Self::Icmp { .. } | Self::Icmpv6 { .. } | Self::Other(_) => self,
+        }
+    }
 }
 
 /// `10.0.0.1 -> 10.0.0.2 tcp/4000:80`.

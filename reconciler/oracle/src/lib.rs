@@ -2,7 +2,8 @@
 //!
 //! Slow and obvious: every question walks every object. It shares nothing with the compiler, knows no table, identity
 //! or kernel, and so is what the compiler and the programs are compared with. [`World::judge`] answers for a packet
-//! that begins a flow; [`World::prefilter`] for the prefilter. Pure: no file, socket or clock.
+//! that begins a flow; [`World::prefilter`] for the prefilter; [`World::deliver`] for what services make of it before
+//! policy is asked. Pure: no file, socket or clock.
 //!
 //! # What a policy means
 //!
@@ -33,9 +34,21 @@
 //! - **Which rule is named** when several match: deny before allow; then more port bits (a range counts as the
 //!   aligned block of it that holds the port); then an exact protocol before any; then an exact peer before any (`all`
 //!   is any; a named port of an egress rule is a port of one peer, so exact); then the smallest (object key, rule path).
+//!
+//! # What a service means
+//!
+//! - **Whom services are for**: endpoints of this node, by every frontend; and whoever comes in by a network device, by
+//!   node ports and external addresses only. The host itself sends past them.
+//! - **The address of a cluster or external frontend** is the service's altogether, unless it is also one of the host, of
+//!   a `Node` or of an endpoint: what is on none of its ports, or has no port (ICMP, too), is dropped.
+//! - **Policy** is asked about the backend, by its address and port: the sender's for egress, and the backend's for
+//!   ingress where it is on this node. Nothing is asked about the frontend's address.
+//! - **A selector** selects the endpoints of the service's namespace, of every node, with all their addresses.
+//! - **New flows only**: a backend that drains or weighs nothing is none here.
 #![forbid(unsafe_code)]
 
 mod cilium;
+mod delivery;
 mod flow;
 mod kubernetes;
 mod labels;
@@ -43,7 +56,9 @@ mod peer;
 mod ports;
 mod prefilter;
 mod rank;
+mod service;
 mod world;
 
+pub use delivery::{Candidate, Delivery, Sender, ServiceDrop};
 pub use flow::{End, Flow, FlowProtocol, Judgement, RuleId, Subject, Verdict};
 pub use world::World;

@@ -130,8 +130,25 @@ impl<'a> World<'a> {
         labels::selects(selector, &self.node_labels(self.node))
     }
 
+    pub(crate) fn objects(&self) -> &'a [Arc<Object>] {
+        self.objects
+    }
+
+    pub(crate) fn node(&self) -> &'a str {
+        self.node
+    }
+
+    /// The endpoints of a namespace that a service's selector means; one that stands for a host has the addresses that
+    /// it names.
+    pub(crate) fn selected_endpoints(&self, namespace: &str, selector: &LabelSelector) -> Vec<&'a EndpointSpec> {
+        let selected = self
+            .endpoints()
+            .filter(|(object, spec)| self.selects_endpoint(selector, Some(namespace), Peer::Endpoint(object, spec)));
+        selected.map(|(_, spec)| spec).collect()
+    }
+
     /// Who an address is, seen from this node.
-    fn who(&self, address: IpAddr) -> Peer<'a> {
+    pub(crate) fn who(&self, address: IpAddr) -> Peer<'a> {
         let workload =
             self.endpoints().find(|(_, spec)| spec.attach.host.is_none() && spec.addresses.contains(&address));
         if let Some((object, spec)) = workload {
@@ -150,6 +167,17 @@ impl<'a> World<'a> {
     fn is_host_address(&self, address: IpAddr) -> bool {
         let mut here = self.node_addresses().filter(|(node, _)| *node == self.node);
         self.host_addresses.contains(&address) || here.any(|(_, addresses)| addresses.contains(&address))
+    }
+
+    /// With those that no manifest names.
+    pub(crate) fn all_host_addresses(&self) -> Vec<IpAddr> {
+        let here = self.node_addresses().filter(|(node, _)| *node == self.node);
+        here.flat_map(|(_, addresses)| addresses).chain(self.host_addresses).copied().collect()
+    }
+
+    /// Whether it is an address of the host, of a node or of an endpoint.
+    pub(crate) fn is_anybodys(&self, address: IpAddr) -> bool {
+        !matches!(self.who(address), Peer::World(_))
     }
 
     /// Addresses by node: of the `Node`s, and of the nodes' host `Endpoint`s.
@@ -207,7 +235,7 @@ impl<'a> World<'a> {
         node.map(|(object, _)| labels::written(&object.metadata.labels)).unwrap_or_default()
     }
 
-    fn endpoints(&self) -> impl Iterator<Item = (&'a Object, &'a EndpointSpec)> {
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&'a Object, &'a EndpointSpec)> {
         self.objects.iter().filter_map(|object| match &object.spec {
             Spec::Endpoint(spec) => Some((&**object, &**spec)),
             _ => None,

@@ -5,15 +5,16 @@
 //! on with what is left.
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use weir_abi::{Generation, Reason};
 
 use crate::{
-    Capacity, Commit, Datapath, DatapathError, Delta, InterfaceName, Journal, NetnsFacts, NodeFacts, Numbering,
-    Observed, Probe, ProbeStep, Session, Store, StoreError, Suspension, TableCopy, Tables, TablesDelta, Wiring,
-    WiringDelta,
+    Capacity, Commit, Datapath, DatapathError, Delta, HookKey, InterfaceName, Journal, NetnsFacts, NodeFacts,
+    Numbering, Observed, Probe, ProbeStep, Session, Store, StoreError, Suspension, TableCopy, Tables, TablesDelta,
+    Wiring, WiringDelta,
 };
 
 /// How far a call gets that is told to fail.
@@ -84,6 +85,8 @@ pub struct FakeKernel {
     pub flips: u64,
     /// Probes to these ports are dropped at their first hook, by the rule; all others pass.
     pub refused_ports: BTreeMap<u16, (Reason, u32)>,
+    /// Probes to these addresses go to a backend, from their first hook on.
+    pub backends: BTreeMap<IpAddr, (IpAddr, u16)>,
     /// Every probe, and on which copy it was.
     pub probed: Vec<(TableCopy, Probe)>,
     /// Entries that `stage` wrote.
@@ -251,12 +254,25 @@ impl Datapath for FakeDatapath {
             let refused = &kernel.refused_ports;
             let steps = |probe: &Probe| {
                 let (reason, rule) = refused.get(&probe.port).copied().unwrap_or((Reason::Forwarded, 0));
-                let step = |at: &crate::HookKey, answer| ProbeStep { at: at.clone(), answer, reason, rule };
-                let way = probe.way.iter().map(|at| step(at, false));
-                if reason.is_drop() {
-                    return way.take(1).collect();
+                let destination = kernel.backends.get(&probe.destination).copied();
+                let (mut way, mut back) = (probe.way.clone(), &probe.back);
+                // By the first program that it meets.
+                if let Some((backend, _)) = destination {
+                    let onward = probe.onward(backend);
+                    way.truncate(1);
+                    way.extend(onward.way.iter().cloned());
+                    back = &onward.back;
                 }
-                way.chain(probe.back.iter().map(|at| step(at, true))).collect()
+                let step = |at: &HookKey, answer| ProbeStep { at: at.clone(), answer, reason, rule, destination: None };
+                let mut steps: Vec<ProbeStep> = way.iter().map(|at| step(at, false)).collect();
+                if let Some(first) = steps.first_mut() {
+                    first.destination = destination;
+                }
+                match reason.is_drop() {
+                    true => steps.truncate(1),
+                    false => steps.extend(back.iter().map(|at| step(at, true))),
+                }
+                steps
             };
             Ok(probes.iter().map(steps).collect())
         })

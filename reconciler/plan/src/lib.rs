@@ -29,7 +29,7 @@ pub use numbering::{Numbering, OutOfNumbers, Space};
 pub use object::{ObjectRef, Owner, Pending, Provenance, RuleRef};
 pub use plan::{Action, ObjectChange, Plan, Summary, Target};
 pub use prefix::{Prefix4, Prefix6};
-pub use probe::{Probe, ProbeStep, TableCopy};
+pub use probe::{Backends, Onward, Probe, ProbeStep, TableCopy};
 pub use service::{Service, address_of, ip_of};
 pub use show::Show;
 pub use store::{Commit, FileRef, Journal, Operation, Phase, Store, StoreError, Suspension};

@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use weir_abi::Reason;
 
@@ -27,6 +27,33 @@ pub struct Probe {
     pub way: Vec<HookKey>,
     /// Those that the answer meets.
     pub back: Vec<HookKey>,
+    /// How it goes on instead where a service sends it to a backend.
+    pub backends: Backends,
+}
+
+/// The ways to backends, which are known before it is known to which of them a packet goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    /// Of those on this node, by their addresses.
+    pub here: BTreeMap<IpAddr, Onward>,
+    /// Of all others.
+    pub elsewhere: Onward,
+}
+
+/// The way of a packet that a service sent to a backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Onward {
+    /// The hooks behind the one where it got its new destination.
+    pub way: Vec<HookKey>,
+    /// Those that the backend's answer meets.
+    pub back: Vec<HookKey>,
+}
+
+impl Probe {
+    /// How it goes on to a backend at this address.
+    pub fn onward(&self, backend: IpAddr) -> &Onward {
+        self.backends.here.get(&backend).unwrap_or(&self.backends.elsewhere)
+    }
 }
 
 /// What one program made of a probe.
@@ -38,4 +65,6 @@ pub struct ProbeStep {
     pub reason: Reason,
     /// The rule that decided, 0 for none.
     pub rule: u32,
+    /// The backend and its port that a service sent the packet to, here.
+    pub destination: Option<(IpAddr, u16)>,
 }

@@ -2,12 +2,15 @@
 mod changes;
 mod oracle;
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 use weir_compile::{FlowCase, Untestable};
 use weir_plan::{ObjectRef, ProbeStep, Provenance as _};
-use weir_schema::{DenyReason, Expectation, ExpectedVerdict};
+use weir_schema::{Expectation, ExpectedVerdict};
 
 pub use changes::{FateDocument, FlowChangeDocument};
 pub use oracle::flow_tests_by_oracle;
@@ -149,36 +152,41 @@ pub struct VerdictDocument {
     pub verdict: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The backend that a service sends it to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
 }
 
 impl VerdictDocument {
-    fn allow() -> Self {
-        Self { verdict: "allow".to_owned(), reason: None }
-    }
-
-    fn deny(reason: Option<&str>) -> Self {
-        Self { verdict: "deny".to_owned(), reason: reason.map(str::to_owned) }
+    /// What became of a flow: `reason` why it was dropped, `None` when it was not.
+    fn actual(reason: Option<&str>, backend: Option<(IpAddr, u16)>) -> Self {
+        let verdict = if reason.is_some() { "deny" } else { "allow" }.to_owned();
+        let backend = backend.map(|(address, port)| SocketAddr::new(address, port).to_string());
+        Self { verdict, reason: reason.map(str::to_owned), backend }
     }
 }
 
-impl From<Expectation> for VerdictDocument {
-    fn from(expected: Expectation) -> Self {
-        match expected.verdict {
-            ExpectedVerdict::Allow => Self::allow(),
-            ExpectedVerdict::Deny => Self::deny(expected.reason.map(DenyReason::name)),
-        }
+impl From<&Expectation> for VerdictDocument {
+    fn from(expected: &Expectation) -> Self {
+        let verdict = match expected.verdict {
+            ExpectedVerdict::Allow => "allow",
+            ExpectedVerdict::Deny => "deny",
+        };
+        let reason = expected.reason.map(|reason| reason.name().to_owned());
+        Self { verdict: verdict.to_owned(), reason, backend: expected.backend.clone() }
     }
 }
 
 impl fmt::Display for VerdictDocument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.verdict)?;
-        self.reason.iter().try_for_each(|reason| write!(f, " ({reason})"))
+        self.reason.iter().try_for_each(|reason| write!(f, " ({reason})"))?;
+        self.backend.iter().try_for_each(|backend| write!(f, " via {backend}"))
     }
 }
 
 /// Whether what was dropped, or was not, is as expected. `answer`: it was the answer that was dropped.
-fn is_as_expected(expected: Expectation, dropped: Option<&str>, answer: bool) -> bool {
+fn is_as_expected(expected: &Expectation, dropped: Option<&str>, answer: bool) -> bool {
     match (expected.verdict, dropped) {
         (ExpectedVerdict::Allow, dropped) => dropped.is_none(),
         (ExpectedVerdict::Deny, None) => false,
@@ -237,15 +245,26 @@ impl FlowResult {
         let decided = dropped.or_else(|| steps.iter().rfind(said));
         let reason = dropped.map(|step| step.reason.name());
         let answer = dropped.is_some_and(|step| step.answer);
+        let sent_to = steps.iter().rev().filter(|step| !step.answer).find_map(|step| step.destination);
+        // One packet tells of one backend; the tables, of all.
+        let strayed = case.backend.as_ref().and_then(|wanted| {
+            let is_another = |(address, port): &(IpAddr, u16)| !wanted.is(*address, *port);
+            sent_to.filter(is_another).or(case.astray)
+        });
+        let is_there = case.backend.is_none() || sent_to.is_some() && strayed.is_none();
+        let is_right = is_as_expected(&case.expect, reason, answer) && is_there;
         let rule = decided.and_then(|step| snapshot.compiled.provenance.rule(step.rule));
-        let rule = rule.map(|rule| snapshot.rule_between(rule, [Some(probe.source), Some(probe.destination)]));
+        let rule = rule.map(|rule| {
+            let destination = sent_to.map_or(probe.destination, |(address, _)| address);
+            snapshot.rule_between(rule, [Some(probe.source), Some(destination)])
+        });
         let interface = case.interface.as_ref().map(ToString::to_string);
         let flow = PacketDocument::new(probe.source, probe.destination, probe.protocol, probe.port);
         Self {
-            result: if is_as_expected(case.expect, reason, answer) { Result::Passed } else { Result::Failed },
+            result: if is_right { Result::Passed } else { Result::Failed },
             flow: Some(PacketDocument { interface, ..flow }),
-            expected: Some(case.expect.into()),
-            actual: Some(reason.map_or_else(VerdictDocument::allow, |reason| VerdictDocument::deny(Some(reason)))),
+            expected: Some((&case.expect).into()),
+            actual: Some(VerdictDocument::actual(reason, if reason.is_none() { strayed.or(sent_to) } else { sent_to })),
             rule,
             at: decided.map(|step| format!("{} on {}", step.at.hook.program(), step.at.interface)),
             answer,

@@ -1,13 +1,16 @@
 //! Flow tests without a node: the reference evaluator asks each node that an end is on.
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+mod fate;
+
+use std::{net::IpAddr, sync::Arc};
 
 use weir_compile::assumed_facts;
-use weir_oracle::{Flow, FlowProtocol, RuleId, Verdict, World};
+use weir_oracle::{Flow, FlowProtocol, RuleId, World};
 use weir_plan::ObjectRef;
 use weir_schema::{Attach, FlowEnd, FlowTestProtocol, FlowTestSpec, Inventory, Object, Spec};
 
-use super::{FlowResult, FlowTestsDocument, Judge, PacketDocument, Result, VerdictDocument, is_as_expected};
+use super::{FlowResult, FlowTestsDocument, Judge, PacketDocument, Result, VerdictDocument};
 use crate::{Manifests, ObjectDocument, Place, RuleDocument};
+use fate::{Drop, Fate};
 
 /// A packet that begins a flow has some source port, and nobody judges by it.
 const SOURCE_PORT: u16 = 40_000;
@@ -36,19 +39,14 @@ struct End {
     node: Option<String>,
 }
 
-/// What dropped a packet.
-struct Drop {
-    reason: &'static str,
-    rule: Option<RuleId>,
-    at: String,
-}
-
 impl Asked<'_> {
     fn test(&self, test: &Object) -> Vec<FlowResult> {
         let Spec::FlowTest(spec) = &test.spec else { return Vec::new() };
         let about = self.about(test);
         let skipped = |why: &str| vec![FlowResult { why: Some(why.to_owned()), ..about.clone() }];
-        let mut ends = [&spec.from, &spec.to].map(|end| self.end(end, &test.key.namespace));
+        let namespace = &*test.key.namespace;
+        let service = spec.to.service_keys(namespace);
+        let mut ends = [&spec.from, &spec.to].map(|end| self.end(end, namespace));
         // Whose host is meant is said by the other end.
         for (at, given) in [&spec.from, &spec.to].into_iter().enumerate() {
             if given.host.is_some() {
@@ -60,18 +58,34 @@ impl Asked<'_> {
                 }
             }
         }
-        let [from, to] = ends;
-        let mut nodes: BTreeSet<&String> = from.node.iter().chain(&to.node).collect();
+        let [from, mut to] = ends;
+        let mut nodes: Vec<String> = from.node.iter().chain(&to.node).cloned().collect();
+        nodes.dedup();
         if let Some(only) = self.only {
             nodes.retain(|node| *node == only);
         }
-        if nodes.is_empty() {
+        let enters = from.node.is_none() && to.node.is_none();
+        if nodes.is_empty() && enters && (service.is_some() || self.is_frontend(&to.addresses)) {
+            let Some(entry) = self.entry() else {
+                return skipped("nobody says by which node it comes in: name one with --node");
+            };
+            nodes.push(entry);
+        }
+        let Some(first) = nodes.first() else {
             return skipped(if self.only.is_some() {
                 "neither end is on this node"
             } else {
                 "neither end is on a node"
             });
+        };
+        if let Some(keys) = service {
+            to = match self.service_end(&keys, spec, &from, first) {
+                Ok(end) => end,
+                Err((false, why)) => return skipped(&why),
+                Err((true, why)) => return vec![FlowResult { result: Result::Failed, why: Some(why), ..about }],
+            };
         }
+        let wanted = self.wanted(spec, namespace);
         let mut results = Vec::new();
         for v4 in [true, false] {
             let of_family = |end: &End| {
@@ -85,8 +99,15 @@ impl Asked<'_> {
             let entrances = entered.map_or_else(Vec::new, |node| self.entrances(node, spec));
             for entrance in if entrances.is_empty() { vec![None] } else { entrances } {
                 let filtered = entered.zip(entrance.as_ref()).and_then(|(node, by)| self.filtered(node, &flow, by));
-                let dropped = filtered.or_else(|| nodes.iter().find_map(|node| self.denied(node, &flow)));
-                results.push(self.result(&about, spec, &flow, entrance, dropped));
+                let fates = match filtered {
+                    Some(dropped) => vec![Fate { backend: None, dropped: Some(dropped) }],
+                    None => self.fates(&nodes, &flow),
+                };
+                // Whichever backend it goes to, this must become of it.
+                let right: Vec<bool> = fates.iter().map(|fate| fate.is_as_expected(spec, wanted.as_ref())).collect();
+                let told = right.iter().position(|right| !right).unwrap_or(0);
+                let Some(fate) = fates.into_iter().nth(told) else { continue };
+                results.push(self.result(&about, spec, &flow, entrance, fate, !right.contains(&false)));
             }
         }
         if results.is_empty() {
@@ -103,17 +124,7 @@ impl Asked<'_> {
 
     fn end(&self, end: &FlowEnd, namespace: &str) -> End {
         if let Some(address) = end.address {
-            let node = self.objects.iter().find_map(|object| match &object.spec {
-                Spec::Endpoint(endpoint) if endpoint.addresses.contains(&address) => Some(endpoint.node.clone()),
-                Spec::Node(node)
-                    if node.addresses.contains(&address)
-                        || node.endpoint_cidrs.iter().any(|range| range.contains(&address)) =>
-                {
-                    Some(object.key.name.to_string())
-                }
-                _ => None,
-            });
-            return End { addresses: vec![address], node };
+            return End { addresses: vec![address], node: self.node_of(address) };
         }
         let object = end.endpoint_key(namespace).and_then(|key| self.inventory.get(&key));
         match object.as_ref().map(|object| &object.spec) {
@@ -126,6 +137,20 @@ impl Asked<'_> {
             }
             _ => End { addresses: Vec::new(), node: None },
         }
+    }
+
+    /// The node that an address is on, as far as manifests say it.
+    fn node_of(&self, address: IpAddr) -> Option<String> {
+        self.objects.iter().find_map(|object| match &object.spec {
+            Spec::Endpoint(endpoint) if endpoint.addresses.contains(&address) => Some(endpoint.node.clone()),
+            Spec::Node(node)
+                if node.addresses.contains(&address)
+                    || node.endpoint_cidrs.iter().any(|range| range.contains(&address)) =>
+            {
+                Some(object.key.name.to_string())
+            }
+            _ => None,
+        })
     }
 
     /// As far as manifests say it.
@@ -143,10 +168,15 @@ impl Asked<'_> {
         if let Some(interface) = &spec.from.interface {
             return vec![Some(interface.clone())];
         }
+        self.devices(node).into_iter().map(Some).collect()
+    }
+
+    /// Those that filters watch.
+    fn devices(&self, node: &str) -> Vec<String> {
         let world = World::new(self.objects, node, &[]);
         let facts = assumed_facts(&[self.inventory], node);
         let names = facts.interfaces.into_iter().map(|interface| interface.name.to_string());
-        names.filter(|name| world.is_watched(name)).map(Some).collect()
+        names.filter(|name| world.is_watched(name)).collect()
     }
 
     fn filtered(&self, node: &str, flow: &Flow, interface: &str) -> Option<Drop> {
@@ -156,36 +186,27 @@ impl Asked<'_> {
         Some(Drop { reason, rule: Some(rule), at: format!("{interface} of {node}") })
     }
 
-    fn denied(&self, node: &str, flow: &Flow) -> Option<Drop> {
-        let judged = World::new(self.objects, node, &[]).judge(flow);
-        [judged.egress, judged.ingress].into_iter().find_map(|end| {
-            let reason = match end.verdict {
-                Verdict::Allow => return None,
-                Verdict::RuleDeny => "policy_deny",
-                Verdict::DefaultDeny => "policy_default_deny",
-            };
-            Some(Drop { reason, rule: end.rule, at: node.to_owned() })
-        })
-    }
-
     fn result(
         &self,
         about: &FlowResult,
         spec: &FlowTestSpec,
         flow: &Flow,
         interface: Option<String>,
-        dropped: Option<Drop>,
+        fate: Fate,
+        is_right: bool,
     ) -> FlowResult {
-        let reason = dropped.as_ref().map(|dropped| dropped.reason);
-        let (rule, at) = dropped.map_or((None, None), |dropped| (dropped.rule, Some(dropped.at)));
+        let Fate { backend, dropped } = fate;
+        let actual = VerdictDocument::actual(dropped.as_ref().map(|dropped| dropped.reason), backend);
+        let (rule, at) = dropped.map_or((None, None), |Drop { rule, at, .. }| (rule, Some(at)));
         let document =
             PacketDocument::new(flow.source, flow.destination, spec.protocol.number(), spec.port.unwrap_or(0));
+        let judged = Flow { destination: backend.map_or(flow.destination, |(address, _)| address), ..*flow };
         FlowResult {
-            result: if is_as_expected(spec.expect, reason, false) { Result::Passed } else { Result::Failed },
+            result: if is_right { Result::Passed } else { Result::Failed },
             flow: Some(PacketDocument { interface, ..document }),
-            expected: Some(spec.expect.into()),
-            actual: Some(reason.map_or_else(VerdictDocument::allow, |reason| VerdictDocument::deny(Some(reason)))),
-            rule: rule.map(|rule| self.rule(&rule, flow)),
+            expected: Some((&spec.expect).into()),
+            actual: Some(actual),
+            rule: rule.map(|rule| self.rule(&rule, &judged)),
             at,
             ..about.clone()
         }

@@ -18,11 +18,8 @@ use crate::{
     selector::{NAMESPACE_LABEL, NAMESPACE_LABELS_PREFIX, RESERVED_PREFIX, matches, plain_key},
 };
 
-/// Namespace; one label as `key=value` or nothing, or a service's name; and the object.
-type Place = (Arc<str>, Arc<str>, ObjectRef);
-
-/// Under a label.
-type ByLabel<V> = Table<Place, V>;
+/// Namespace, one label as `key=value` or nothing, and the object.
+type ByLabel<V> = Table<(Arc<str>, Arc<str>, ObjectRef), V>;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
@@ -35,7 +32,7 @@ pub(crate) struct Index {
     /// Services under one label that their selector asks for, or under none.
     selectors: ByLabel<()>,
     /// Namespace, name of the service, and the slice.
-    slices: Table<Place, Arc<Object>>,
+    slices: Table<(Arc<str>, Arc<str>, ObjectRef), Arc<Object>>,
 }
 
 /// An endpoint that may be a backend.
@@ -73,7 +70,7 @@ pub(crate) fn first() -> ObjectRef {
 }
 
 fn under<'t, V: Clone + PartialEq>(
-    table: &'t Table<Place, V>,
+    table: &'t Table<(Arc<str>, Arc<str>, ObjectRef), V>,
     namespace: &Arc<str>,
     label: &Arc<str>,
 ) -> impl Iterator<Item = (&'t ObjectRef, &'t V)> {
@@ -235,7 +232,7 @@ impl Index {
     }
 }
 
-fn member_entries(object: &Object) -> Vec<(Place, Arc<Member>)> {
+fn member_entries(object: &Object) -> Vec<((Arc<str>, Arc<str>, ObjectRef), Arc<Member>)> {
     let Spec::Endpoint(spec) = &object.spec else { return Vec::new() };
     let member = Arc::new(Member {
         labels: object.metadata.labels.clone(),
@@ -251,7 +248,7 @@ fn selector_place(service: &Object) -> Option<(Arc<str>, Arc<str>)> {
     Some((namespace, asked_for(&labels, own_labels_only)))
 }
 
-fn slice_place(slice: &Object) -> Option<Place> {
+fn slice_place(slice: &Object) -> Option<(Arc<str>, Arc<str>, ObjectRef)> {
     let service = slice.metadata.labels.get(SERVICE_NAME)?;
     Some((Arc::clone(&slice.key.namespace), service.as_str().into(), reference(slice)))
 }

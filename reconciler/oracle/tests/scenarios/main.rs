@@ -7,4 +7,5 @@ mod ports;
 mod prefilter;
 mod ranks;
 mod selectors;
+mod services;
 mod set;
