@@ -19,6 +19,10 @@ pub(crate) struct Limits {
     pub policy_per_identity: u32,
     pub policy_total: u32,
     pub prefilter: u32,
+    pub frontends: u32,
+    pub services: u32,
+    pub backends: u32,
+    pub affinity: u32,
 }
 
 /// The fields of every `NodeConfig` that selects this node, merged; that they do not contradict each other was checked
@@ -50,6 +54,10 @@ impl NodeSettings {
                 policy_per_identity: 16_384,
                 policy_total: 1_048_576,
                 prefilter: 4_194_304,
+                frontends: 262_144,
+                services: 65_536,
+                backends: 1_048_576,
+                affinity: 65_536,
             },
             attach_mode: AttachMode::Auto,
             devices: None,
@@ -76,6 +84,10 @@ impl NodeSettings {
             limits.policy_per_identity = said.policy_per_identity.unwrap_or(limits.policy_per_identity);
             limits.policy_total = said.policy_total.unwrap_or(limits.policy_total);
             limits.prefilter = said.prefilter.unwrap_or(limits.prefilter);
+            limits.frontends = said.frontends.unwrap_or(limits.frontends);
+            limits.services = said.services.unwrap_or(limits.services);
+            limits.backends = said.backends.unwrap_or(limits.backends);
+            limits.affinity = said.affinity.unwrap_or(limits.affinity);
             let said = &spec.timeouts;
             this.tcp_syn = said.tcp_syn.map_or(this.tcp_syn, seconds);
             this.tcp_established = said.tcp_established.map_or(this.tcp_established, seconds);
@@ -99,6 +111,7 @@ impl NodeSettings {
         Capacity {
             conntrack_tcp: self.limits.conntrack_tcp,
             conntrack_other: self.limits.conntrack_other,
+            affinity: self.limits.affinity,
             rules: numbering.bound(Space::Rule).max(1024).next_power_of_two(),
             ..Capacity::default()
         }

@@ -33,6 +33,7 @@ mod prefilter;
 mod provenance;
 mod rules;
 mod selector;
+mod service;
 mod state;
 mod trace;
 mod view;
@@ -57,6 +58,7 @@ pub use limits::Usage;
 pub use objects::{changed, reference};
 pub use provenance::Origins;
 pub use provenance::key;
+pub use service::{BackendView, FrontendView, ServiceView, Skipped};
 pub use trace::{Decision, Outcome, Party, PrefilterDecision, Trace, TraceError, TraceFlow, Who};
 pub use view::EndpointView;
 
@@ -72,6 +74,7 @@ use crate::{
     policy::Policy,
     provenance::Owned,
     rules::Rules,
+    service::Site,
     state::State,
     wiring::HookOwner,
 };
@@ -96,6 +99,8 @@ pub struct Compiled {
     pub provenance: Arc<Origins>,
     /// Objects that cannot take effect yet.
     pub pending: Vec<Pending>,
+    /// Services that nothing is balanced for, which is no fault of theirs. Sorted.
+    pub skipped: Vec<Skipped>,
     pub usage: Vec<Usage>,
     /// Every identity that a table may name, by number, with its labels.
     pub identities: Table<u32, Arc<BTreeMap<String, String>>>,
@@ -121,6 +126,7 @@ impl PartialEq for Compiled {
             && self.capacity == other.capacity
             && self.provenance == other.provenance
             && self.pending == other.pending
+            && self.skipped == other.skipped
             && self.usage == other.usage
             && self.identities == other.identities
             && self.host_addresses == other.host_addresses
@@ -196,22 +202,19 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
     let ipcache = Ipcache::new(objects, node, &host_addresses, &endpoints, &nodes, &cidrs, &mentioned);
     let prefilter = cidr_filter::tables(objects, node, &placement, &rules, numbering, sequence).map_err(one)?;
     let host_policy = entries::host_policy(&enforced);
-    let wired = wiring::wire(
-        &local,
-        &placement,
-        &prefilter.used_columns,
-        &network,
-        host_policy.is_some(),
-        settings.tc_attach(facts),
-    );
+    let edge = service::edge(all.iter()).and_then(|object| objects.id(&object));
+    let at_the_edge = HookOwner::at_the_edge(host_policy.is_some(), edge.is_some());
+    let wired =
+        wiring::wire(&local, &placement, &prefilter.used_columns, &network, at_the_edge, settings.tc_attach(facts));
     let by_address = local.by_address(&host_addresses);
 
     let owned = |owner: ObjectId| objects.owner(owner);
     let hook_owner = |owner: HookOwner| match owner {
         HookOwner::Object(object) => Some(owned(object)),
         HookOwner::HostPolicy => host_policy.map(owned),
+        HookOwner::EdgeService => edge.map(owned),
     };
-    let provenance = Origins {
+    let mut provenance = Origins {
         inventory: input.inventory.clone(),
         rules: rules.by_number(objects),
         classes: prefilter.owners.iter().map(|(class, owner)| (*class, owned(*owner))).collect(),
@@ -233,9 +236,20 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
             .collect(),
         local: local.by_number().map(|(number, owner)| (number, owned(owner))).collect(),
         settings: settings.object.map(owned),
+        services: Table::new(),
+        service_addresses: Table::new(),
     };
+    let host_only: Vec<IpAddr> = host_addresses.iter().map(|(address, _)| *address).collect();
+    let site = Site { node, host_addresses: &host_only, is_local: &|address| by_address.contains_key(&address) };
+    let services = service::Whole::new(all.iter(), &site, numbering, sequence).map_err(one)?;
+    let is_taken = |address: IpAddr| host_only.binary_search(&address).is_ok() || provenance.is_somebodys(address);
+    let (frontends, service_addresses) = (services.frontends(is_taken), services.addresses(is_taken));
+    provenance.services = services.owners();
+    provenance.service_addresses = service_addresses.into_iter().collect();
     let tables = Tables {
-        settings: [(0, table_settings(&settings, &local, host_policy.is_some()))].into_iter().collect(),
+        settings: [(0, table_settings(&settings, &local, host_policy.is_some(), !frontends.is_empty()))]
+            .into_iter()
+            .collect(),
         interfaces: wired.interfaces,
         endpoints: by_address.iter().map(|(address, (info, _))| (*address, *info)).collect(),
         ipcache4: ipcache.v4.clone(),
@@ -245,7 +259,10 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
         prefilter4: prefilter.v4.clone(),
         prefilter6: prefilter.v6.clone(),
         classes: prefilter.classes.clone(),
-        ..Tables::default()
+        frontends,
+        services: services.services(),
+        backends: services.backends(),
+        source_ranges: services.source_ranges(),
     };
     let filled = limits::Filled {
         policy: &policy,
@@ -253,9 +270,9 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
         ipcache: &ipcache,
         endpoints: &by_address,
         rules: &rules,
+        services: &provenance,
     };
     let usage = limits::check(&settings.limits, &tables, &filled, objects)?;
-    let host_addresses: Vec<IpAddr> = host_addresses.into_iter().map(|(address, _)| address).collect();
     sort_pending(&mut pending);
     numbering.release_unseen(sequence);
     Ok(Compiled {
@@ -265,8 +282,9 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
         wiring: wired.wiring,
         provenance: Arc::new(provenance),
         pending,
+        skipped: services.skipped,
         usage,
-        host_addresses,
+        host_addresses: host_only,
         basis: Basis { node: node.into(), facts: Arc::new(facts.clone()), numbering: numbering.clone() },
         state: OnceLock::new(),
     })
@@ -337,10 +355,13 @@ fn ipcache_owners<P: Ord + Copy>(
     table.iter().zip(owners).filter_map(|((prefix, _), owner)| Some((*prefix, objects.owner((*owner)?)))).collect()
 }
 
-fn table_settings(settings: &NodeSettings, local: &LocalEndpoints, host_policy: bool) -> Settings {
+fn table_settings(settings: &NodeSettings, local: &LocalEndpoints, host_policy: bool, services: bool) -> Settings {
     let mut flags = 0;
     if host_policy {
         flags |= settings_flags::HOST_POLICY;
+    }
+    if services {
+        flags |= settings_flags::SERVICES;
     }
     if local.host.object.is_some() {
         flags |= settings_flags::HOST_ENDPOINT;

@@ -11,6 +11,7 @@ use crate::{
     error::{CompileError, code},
     ipcache::Ipcache,
     objects::{ObjectId, Objects},
+    provenance::Origins,
     rules::Rules,
 };
 
@@ -39,6 +40,9 @@ pub(crate) fn usage(limits: &Limits, tables: &Tables) -> Vec<Usage> {
             used: tables.prefilter4.len() + tables.prefilter6.len(),
             limit: limits.prefilter as usize,
         },
+        Usage { table: "frontends", used: tables.frontends.len(), limit: limits.frontends as usize },
+        Usage { table: "services", used: tables.services.len(), limit: limits.services as usize },
+        Usage { table: "backends", used: tables.backends.len(), limit: limits.backends as usize },
         Usage { table: "prefilter_classes", used: tables.classes.len(), limit: PREFILTER_CLASSES },
     ]
 }
@@ -51,6 +55,8 @@ pub(crate) struct Filled<'f> {
     pub ipcache: &'f Ipcache,
     pub endpoints: &'f BTreeMap<IpAddr, (EndpointInfo, Option<ObjectId>)>,
     pub rules: &'f Rules,
+    /// Whose each service is.
+    pub services: &'f Origins,
 }
 
 pub(crate) fn check(
@@ -59,7 +65,7 @@ pub(crate) fn check(
     filled: &Filled<'_>,
     objects: &Objects<'_>,
 ) -> Result<Vec<Usage>, Vec<CompileError>> {
-    let Filled { policy, prefilter, ipcache, endpoints, rules } = *filled;
+    let Filled { policy, prefilter, ipcache, endpoints, rules, services } = *filled;
     let mut errors = Vec::new();
     let usage = usage(limits, tables);
     for one in usage.iter().filter(|one| one.used > one.limit) {
@@ -68,6 +74,14 @@ pub(crate) fn check(
             "endpoints" => (Some("endpoints"), count(endpoints.values().filter_map(|(_, owner)| *owner))),
             "policy" => (Some("policyTotal"), policy_counts(tables, &rules.owners(), None)),
             "prefilter" => (Some("prefilter"), prefilter.counts.clone()),
+            "frontends" => (Some("frontends"), count(frontend_owners(tables, services, objects))),
+            "services" => {
+                (Some("services"), count(owners(tables.services.iter().map(|(number, _)| *number), services, objects)))
+            }
+            "backends" => (
+                Some("backends"),
+                count(owners(tables.backends.iter().map(|(_, info)| info.service), services, objects)),
+            ),
             _ => (None, count(prefilter.owners.iter().map(|(_, object)| *object))),
         };
         errors.push(full(&format!("table {}", one.table), field, one.used, one.limit, &counts, objects));
@@ -86,6 +100,18 @@ fn count(objects: impl Iterator<Item = ObjectId>) -> BTreeMap<ObjectId, usize> {
     let mut counts = BTreeMap::new();
     objects.for_each(|object| *counts.entry(object).or_default() += 1);
     counts
+}
+
+fn owners(
+    numbers: impl Iterator<Item = u32>,
+    origins: &Origins,
+    objects: &Objects<'_>,
+) -> impl Iterator<Item = ObjectId> {
+    numbers.filter_map(|number| objects.id(&origins.services.get(&number)?.0.reference))
+}
+
+fn frontend_owners(tables: &Tables, origins: &Origins, objects: &Objects<'_>) -> impl Iterator<Item = ObjectId> {
+    tables.frontends.iter().filter_map(|(key, info)| objects.id(&origins.frontend(key, Some(info))?.0.reference))
 }
 
 fn ipcache_counts(ipcache: &Ipcache) -> BTreeMap<ObjectId, usize> {

@@ -73,6 +73,11 @@ impl<'a> Objects<'a> {
         &self.heads[id.index()].0.reference
     }
 
+    pub fn id(&self, object: &ObjectRef) -> Option<ObjectId> {
+        let at = self.heads.binary_search_by(|head| head.0.reference.cmp(object)).ok()?;
+        Some(ObjectId(at as u32))
+    }
+
     pub fn owner(&self, id: ObjectId) -> Owned {
         self.heads[id.index()].clone()
     }

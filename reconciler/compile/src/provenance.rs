@@ -2,8 +2,9 @@
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
+use weir_abi::{FrontendInfo, FrontendKey};
 use weir_plan::{
-    AnyChange, Change, HookKey, InterfaceName, ObjectRef, Owner, Prefix4, Prefix6, Provenance, RuleRef, Table,
+    AnyChange, Change, HookKey, InterfaceName, ObjectRef, Owner, Prefix4, Prefix6, Provenance, RuleRef, Table, ip_of,
 };
 use weir_schema::{Inventory, Object, ObjectKey, Spec};
 
@@ -26,6 +27,11 @@ impl Owned {
             _ => None,
         };
         Self(Arc::new(Head { reference, host_of }))
+    }
+
+    /// Of an object that is no endpoint.
+    pub fn named(reference: ObjectRef) -> Self {
+        Self(Arc::new(Head { reference, host_of: None }))
     }
 
     pub fn of(object: &Object) -> Self {
@@ -82,6 +88,10 @@ pub struct Origins {
     /// Endpoints of this node by number.
     pub(crate) local: Table<u32, Owned>,
     pub(crate) settings: Option<Owned>,
+    /// By number.
+    pub(crate) services: Table<u32, Owned>,
+    /// Addresses that are services' only: the first that has each.
+    pub(crate) service_addresses: Table<IpAddr, Owned>,
 }
 
 /// All but where objects stand.
@@ -99,6 +109,8 @@ impl PartialEq for Origins {
             && self.devices == other.devices
             && self.local == other.local
             && self.settings == other.settings
+            && self.services == other.services
+            && self.service_addresses == other.service_addresses
     }
 }
 
@@ -144,6 +156,13 @@ impl Origins {
         }
     }
 
+    pub(crate) fn frontend(&self, key: &FrontendKey, info: Option<&FrontendInfo>) -> Option<&Owned> {
+        match info?.service {
+            0 => self.service_addresses.get(&ip_of(&key.address)),
+            service => self.services.get(&service),
+        }
+    }
+
     fn owned(&self, change: &AnyChange<'_>) -> Option<&Owned> {
         match change {
             AnyChange::Setting(_) => self.settings.as_ref(),
@@ -156,7 +175,10 @@ impl Origins {
             AnyChange::Prefilter4(change) => self.prefilter(value(change), || change.key.to_ip_net()),
             AnyChange::Prefilter6(change) => self.prefilter(value(change), || change.key.to_ip_net()),
             AnyChange::Class(change) => self.classes.get(&change.key),
-            AnyChange::Frontend(_) | AnyChange::Service(_) | AnyChange::Backend(_) | AnyChange::SourceRange(_) => None,
+            AnyChange::Frontend(change) => self.frontend(&change.key, value(change)),
+            AnyChange::Service(change) => self.services.get(&change.key),
+            AnyChange::Backend(change) => self.services.get(&value(change)?.service),
+            AnyChange::SourceRange(change) => self.services.get(&change.key.service),
             AnyChange::Device(change) => self.devices.get(&change.key),
             AnyChange::Hook(change) => self.hooks.get(&change.key),
         }

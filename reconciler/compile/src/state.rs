@@ -25,6 +25,7 @@ use crate::{
     policy::Policy,
     prefilter::Role,
     provenance::Owned,
+    service,
 };
 
 /// Which of an object's policies.
@@ -45,6 +46,7 @@ pub(crate) struct State {
     pub contests4: Contests<Prefix4>,
     pub contests6: Contests<Prefix6>,
     pub prefilter: PrefilterState,
+    pub services: service::State,
 }
 
 /// Everybody who can be a peer.
@@ -267,6 +269,12 @@ impl State {
         };
         let mentions: Table<IpNet, Mention> = mentions.into_iter().map(mention).collect();
         let (contests4, contests6) = contests(objects, node, compiled, &identities, &nodes, &mentions);
+        let site = service::Site {
+            node,
+            host_addresses: &compiled.host_addresses,
+            is_local: &|address| compiled.tables.endpoints.get(&address).is_some(),
+        };
+        let services = service::Whole::new(all.iter(), &site, &mut numbering, 0).map_err(one)?.into_state();
         let is_shape = |object: &Object| match &object.spec {
             Spec::NodeConfig(_) => true,
             Spec::Node(_) => object.metadata.name == node,
@@ -287,6 +295,7 @@ impl State {
             contests4,
             contests6,
             prefilter: PrefilterState::new(objects, compiled, &numbering)?,
+            services,
         })
     }
 }

@@ -21,6 +21,19 @@ pub(crate) enum HookOwner {
     Object(ObjectId),
     /// The first policy that selects the host.
     HostPolicy,
+    /// The first service that clients outside reach.
+    EdgeService,
+}
+
+impl HookOwner {
+    /// What puts programs on network devices.
+    pub const fn at_the_edge(host_policy: bool, service: bool) -> Option<Self> {
+        match (host_policy, service) {
+            (true, _) => Some(Self::HostPolicy),
+            (false, true) => Some(Self::EdgeService),
+            (false, false) => None,
+        }
+    }
 }
 
 pub(crate) fn wire(
@@ -28,7 +41,8 @@ pub(crate) fn wire(
     placement: &Placement,
     used_columns: &[bool],
     network: &[&InterfaceFacts],
-    host_policy: bool,
+    // What programs on network devices are there for.
+    at_the_edge: Option<HookOwner>,
     tc: HookState,
 ) -> Wired {
     let mut interfaces: BTreeMap<InterfaceName, InterfaceInfo> = BTreeMap::new();
@@ -68,12 +82,12 @@ pub(crate) fn wire(
         owners.entry(device.name.clone()).or_insert(HookOwner::Object(device.object));
         hook(&device.name, Hook::XdpIngress, HookState::Xdp(device.mode), HookOwner::Object(device.object));
     }
-    if host_policy {
+    if let Some(owner) = at_the_edge {
         for device in network {
             interfaces.entry(device.name.clone()).or_default().flags |= interface_flags::NETWORK;
-            owners.entry(device.name.clone()).or_insert(HookOwner::HostPolicy);
-            hook(&device.name, Hook::FromNetwork, tc, HookOwner::HostPolicy);
-            hook(&device.name, Hook::ToNetwork, tc, HookOwner::HostPolicy);
+            owners.entry(device.name.clone()).or_insert(owner);
+            hook(&device.name, Hook::FromNetwork, tc, owner);
+            hook(&device.name, Hook::ToNetwork, tc, owner);
         }
     }
 

@@ -32,6 +32,9 @@ fn shown(set: &Compiled) -> String {
     for one in &set.pending {
         line(format!("pending | {} | {}: {}", one.object, one.code, one.message));
     }
+    for one in &set.skipped {
+        line(format!("skipped | {} | {}", one.object, one.why));
+    }
     text
 }
 
@@ -58,4 +61,9 @@ fn filters() {
 #[test]
 fn policies() {
     check("policies");
+}
+
+#[test]
+fn services() {
+    check("services");
 }

@@ -289,6 +289,11 @@ apiVersion: weir/v1alpha1
 kind: NodeConfig
 metadata: {name: c}
 spec: {timeouts: {other: 90s}}
+---
+apiVersion: weir/v1alpha1
+kind: Service
+metadata: {name: s}
+spec: {frontends: [{address: 10.96.0.1, port: 80}, {port: 30080, type: node-port}], selector: {}, sourceRanges: [10.0.0.0/8]}
 "
     )
 }

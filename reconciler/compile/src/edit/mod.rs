@@ -6,6 +6,7 @@
 mod endpoints;
 mod filters;
 mod policies;
+mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -73,6 +74,9 @@ pub fn compile_after(
         gone: BTreeSet::new(),
         new: BTreeSet::new(),
         dirty: BTreeSet::new(),
+        services: BTreeMap::new(),
+        unserved: BTreeSet::new(),
+        touched: BTreeSet::new(),
         rewire: false,
     };
     match edit.run(&differences) {
@@ -120,6 +124,12 @@ struct Edit<'e, 'i> {
     new: BTreeSet<u32>,
     /// Subjects whose policies changed.
     dirty: BTreeSet<u32>,
+    /// Services that changed, with what they are now.
+    services: BTreeMap<ObjectRef, Option<Arc<Object>>>,
+    /// Those that must be made anew.
+    unserved: BTreeSet<ObjectRef>,
+    /// Addresses that came to somebody, or went.
+    touched: BTreeSet<IpAddr>,
     /// Devices and hooks must be looked at.
     rewire: bool,
 }
@@ -144,6 +154,7 @@ impl Edit<'_, '_> {
                 }
                 // It fills no table.
                 Spec::FlowTest(_) => {}
+                Spec::Service(_) | Spec::KubernetesService(_) | Spec::EndpointSlice(_) => {}
                 _ => return Err(Stop::Whole),
             }
         }
@@ -155,6 +166,7 @@ impl Edit<'_, '_> {
             return Err(Stop::Whole);
         }
         self.filters(&filters)?;
+        self.changed_services(differences)?;
         self.rewire |= host != self.host_policy();
         Ok(())
     }
@@ -240,6 +252,11 @@ impl Edit<'_, '_> {
             let Some(found) = self.rewired(&mut wiring) else { return Ok(None) };
             pending = found;
         }
+        let skipped = match self.serve(former) {
+            Ok(Some(skipped)) => skipped,
+            Ok(None) | Err(Stop::Whole) => return Ok(None),
+            Err(Stop::Numbers(error)) => return Err(vec![error.into()]),
+        };
         let Self { numbering, state, tables, origins, identities, .. } = self;
         let per_identity = state.settings.limits.policy_per_identity;
         let usage = limits::usage(&state.settings.limits, &tables);
@@ -254,6 +271,7 @@ impl Edit<'_, '_> {
             wiring,
             provenance: Arc::new(origins),
             pending,
+            skipped,
             usage,
             identities,
             host_addresses: former.host_addresses.clone(),
@@ -285,18 +303,20 @@ impl Edit<'_, '_> {
         let placement = cidr_filter::place(objects, facts, &network, &mut pending).ok()?;
         let host_policy = self.host_policy().and_then(|object| self.state.policies.from_key(&(object, 0)).next());
         let host_owner = host_policy.map(|(_, policy)| policy.owner.clone());
+        let edge = self.edge_service().map(|object| Owned::named(object));
         let wired = wiring::wire(
             &local,
             &placement,
             &self.state.prefilter.used_columns,
             &network,
-            host_owner.is_some(),
+            wiring::HookOwner::at_the_edge(host_owner.is_some(), edge.is_some()),
             settings.tc_attach(facts),
         );
         let by_address = local.by_address(&host_addresses);
         let owned = |owner: wiring::HookOwner| match owner {
             wiring::HookOwner::Object(object) => Some(objects.owner(object)),
             wiring::HookOwner::HostPolicy => host_owner.clone(),
+            wiring::HookOwner::EdgeService => edge.clone(),
         };
         self.origins.endpoints =
             by_address.iter().filter_map(|(address, (_, owner))| Some((*address, objects.owner((*owner)?)))).collect();
@@ -313,7 +333,7 @@ impl Edit<'_, '_> {
         let endpoints = by_address.iter().map(|(address, (info, _))| (*address, *info)).collect();
         replace(&mut self.tables.endpoints, endpoints);
         replace(&mut self.tables.interfaces, wired.interfaces);
-        let settings = table_settings(&settings, &local, host_owner.is_some());
+        let settings = table_settings(&settings, &local, host_owner.is_some(), !self.tables.frontends.is_empty());
         replace(&mut self.tables.settings, [(0, settings)].into_iter().collect());
         *wiring = wired.wiring;
         crate::sort_pending(&mut pending);
