@@ -7,6 +7,7 @@ use weir_oracle::FlowProtocol;
 use super::{
     filters, policies,
     random::Random,
+    services::{self, Place},
     topology::{self, Topology},
 };
 
@@ -25,6 +26,8 @@ pub struct Generated {
     pub hints: Vec<Hint>,
     /// Edges of what the prefilter lists.
     pub filtered: Vec<IpAddr>,
+    /// Where services are reached.
+    pub frontends: Vec<Place>,
 }
 
 /// What flows a rule can tell apart: both sides of each of its borders.
@@ -42,6 +45,7 @@ pub struct Draft {
     pub rules: usize,
     pub hints: Vec<Hint>,
     pub filtered: Vec<IpAddr>,
+    pub frontends: Vec<Place>,
 }
 
 impl Draft {
@@ -62,14 +66,27 @@ pub fn generate(seed: u64) -> Generated {
 
 /// The policies and filters of one seed for the nodes, namespaces and endpoints of another.
 pub fn generate_on(topology: u64, seed: u64) -> Generated {
+    drawn(topology, seed, false)
+}
+
+/// The set of a seed, and services beside it.
+pub fn generate_with_services(seed: u64) -> Generated {
+    drawn(seed, seed, true)
+}
+
+fn drawn(topology: u64, seed: u64, with_services: bool) -> Generated {
     let mut draft = Draft::default();
     let topology = topology::draw(&mut Random::new(topology).fork(), &mut draft);
     let mut random = Random::new(seed.rotate_left(32));
     policies::draw(&mut random.fork(), &mut draft);
     filters::draw(&mut random.fork(), &mut draft);
-    let files = write(&mut random.fork(), &draft.documents);
-    let Draft { documents, features, rules, hints, filtered } = draft;
-    Generated { seed, documents, files, features, rules, topology, hints, filtered }
+    let mut writing = random.fork();
+    if with_services {
+        services::draw(&mut random.fork(), &mut draft, &topology);
+    }
+    let files = write(&mut writing, &draft.documents);
+    let Draft { documents, features, rules, hints, filtered, frontends } = draft;
+    Generated { seed, documents, files, features, rules, topology, hints, filtered, frontends }
 }
 
 impl Generated {

@@ -20,6 +20,7 @@ mod ports;
 pub mod programs;
 pub mod random;
 pub mod seeds;
+pub mod services;
 pub mod topology;
 
 /// Everything that a set can make use of; each must appear in at least 2 % of the sets.

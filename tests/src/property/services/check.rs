@@ -1,0 +1,82 @@
+//! The comparison of compiled services with the reference evaluator, in memory.
+use std::sync::Arc;
+
+use weir_oracle::{Delivery, Flow, World};
+use weir_plan::Tables;
+use weir_schema::Object;
+
+use super::model::{self, Delivered};
+use crate::property::{
+    check::{Disagreement, RuleOf, compare_end},
+    generate::Generated,
+    topology::NODE,
+};
+
+/// How often each answer was given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub direct: usize,
+    pub balanced: usize,
+    /// Of those that are balanced: by backends, and by what policy makes of them.
+    pub backends: usize,
+    pub denied: usize,
+    pub no_service: usize,
+    pub no_backend: usize,
+    pub source_range: usize,
+}
+
+/// Every disagreement over these flows.
+pub fn compare(
+    set: &Generated,
+    objects: &[Arc<Object>],
+    tables: &Tables,
+    rule_of: RuleOf<'_>,
+    flows: &[Flow],
+    counts: &mut Counts,
+) -> Vec<Disagreement> {
+    let world = World::new(objects, NODE, &set.topology.host);
+    let mut found = Vec::new();
+    for flow in flows {
+        let expected = world.deliver(flow);
+        let to = match &expected {
+            Delivery::Direct(_) => {
+                counts.direct += 1;
+                Delivered::Direct
+            }
+            Delivery::Dropped(drop) => {
+                match drop.reason() {
+                    "no_service" => counts.no_service += 1,
+                    "no_backend" => counts.no_backend += 1,
+                    _ => counts.source_range += 1,
+                }
+                Delivered::Dropped(drop.reason())
+            }
+            Delivery::Balanced { backends, .. } => {
+                counts.balanced += 1;
+                counts.backends += backends.len();
+                counts.denied += backends.iter().filter(|backend| !backend.judgement.allowed()).count();
+                Delivered::To(backends.iter().map(|backend| (backend.address, backend.port)).collect())
+            }
+        };
+        let delivered = model::deliver(tables, flow);
+        if delivered != to {
+            found.push(Disagreement {
+                seed: set.seed,
+                what: flow.to_string(),
+                expected: format!("{to:?}"),
+                found: format!("{delivered:?}"),
+                differs_in_verdict: true,
+            });
+            continue;
+        }
+        let Delivery::Balanced { backends, .. } = expected else { continue };
+        for backend in backends {
+            let on = Flow { destination: backend.address, protocol: flow.protocol.to_port(backend.port), ..*flow };
+            let (egress, ingress) = crate::property::model::judge(tables, &on);
+            let what = |end| format!("{flow}, to {}:{}, {end}", backend.address, backend.port);
+            found.extend(compare_end(set, what("egress"), &backend.judgement.egress, egress, rule_of));
+            found.extend(compare_end(set, what("ingress"), &backend.judgement.ingress, ingress, rule_of));
+        }
+    }
+    found
+}
