@@ -169,7 +169,7 @@ fn behind_a_service_the_way_is_its_backends() {
     assert_eq!(hooks(&onward.way), "to_endpoint@lxc-db");
     assert_eq!(hooks(&onward.back), "from_endpoint@lxc-db to_endpoint@lxc-web");
     let onward = case.probe.onward(address("198.51.100.1"));
-    assert_eq!((&*hooks(&onward.way), &*hooks(&onward.back)), ("", "to_endpoint@lxc-web"));
+    assert_eq!((&*hooks(&onward.way), &*hooks(&onward.back)), ("to_network@eth0", "to_endpoint@lxc-web"));
     assert_eq!(case.astray, Some((address("198.51.100.1"), 80)), "new flows go there, too");
     let case = first(&balanced(&inside, frontend_flags::INTERNAL_LOCAL, &both));
     assert_eq!(case.astray, None);

@@ -9,7 +9,7 @@ use crate::{Flow, FlowProtocol, Judgement, World, peer::Peer, service::Frontend}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// No service is meant: it goes where it is addressed to.
-    Direct(Judgement),
+    Direct(Box<Judgement>),
     /// To one of these, which chance or a hash picks: sorted by address and port, never empty.
     Balanced {
         service: ObjectKey,
@@ -72,21 +72,21 @@ impl World<'_> {
     pub fn deliver(&self, flow: &Flow) -> Delivery {
         let sender = self.sender(flow.source);
         if sender == Sender::Host || flow.protocol.is_neighbour_discovery() {
-            return Delivery::Direct(self.judge(flow));
+            return Delivery::Direct(self.judge(flow).into());
         }
         let frontends = self.frontends();
         let addressed = |frontend: &&Frontend<'_>| {
             frontend.address == flow.destination && Some((frontend.protocol, frontend.port)) == port_of(flow.protocol)
         };
         match frontends.iter().find(addressed) {
-            Some(frontend) if sender == Sender::Outside => self.from_outside(flow, frontend),
+            Some(frontend) if sender == Sender::Outside => self.entering(flow, frontend),
             Some(frontend) => self.balanced(flow, frontend, frontend.internal_local),
             None if self.is_service_address(&frontends, flow.destination) => Delivery::Dropped(ServiceDrop::NoService),
-            None => Delivery::Direct(self.judge(flow)),
+            None => Delivery::Direct(self.judge(flow).into()),
         }
     }
 
-    fn from_outside(&self, flow: &Flow, frontend: &Frontend<'_>) -> Delivery {
+    fn entering(&self, flow: &Flow, frontend: &Frontend<'_>) -> Delivery {
         let service = || frontend.service.clone();
         if frontend.kind == FrontendType::Cluster {
             return Delivery::Dropped(ServiceDrop::NoService);

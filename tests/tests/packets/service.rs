@@ -322,6 +322,28 @@ both_families! {
         }
     }
 
+    fn scenario_17_a_draining_backend_keeps_a_clients_flows_from_outside(family) {
+        let world = |backends: &[BackendInfo]| {
+            let mut world = serving(family, backends);
+            world.frontend(vip(family), TCP, 1, frontend_flags::EXTERNAL);
+            world
+        };
+        let lab = Lab::new(&world(&[local(family)]));
+        let (outside, vip, here) = (at(family.stranger(), 5000), vip(family), here(family));
+        let goes_on = |flags| {
+            let sent = lab.through(Hook::FromNetwork, &frame::tcp(outside, vip, flags));
+            assert_eq!(sent, frame::tcp(outside, here, flags));
+            lab.passes(Hook::ToDb, &sent);
+            lab.passes(Hook::FromDb, &frame::tcp(here, outside, ACK));
+            lab.through(Hook::ToNetwork, &frame::tcp(here, outside, ACK));
+        };
+        goes_on(SYN);
+        goes_on(ACK);
+        let draining = BackendInfo { flags: local(family).flags | backend_flags::DRAINING, ..local(family) };
+        lab.commit(&world(&[draining, remote(family)]));
+        goes_on(ACK);
+    }
+
     fn scenario_17_a_vanished_backend_loses_its_flows_at_once(family) {
         let lab = Lab::new(&serving(family, &[local(family)]));
         goes_to(&lab, client(family), SYN, here(family));

@@ -169,7 +169,7 @@ fn backends(
         let backend = number(Space::Backend, &key)?;
         let local = candidate.here || (site.is_local)(*address);
         let drains = candidate.state == BackendState::Draining || candidate.weight == 0;
-        let mut flags = 0;
+        let mut flags = backend_flags::EXISTS;
         if drains {
             flags |= backend_flags::DRAINING;
         }

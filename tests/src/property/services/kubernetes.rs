@@ -58,14 +58,13 @@ pub fn draw(random: &mut Random, draft: &mut Draft, topology: &Topology, number:
     }));
     for at in 0..random.within(0..=2) {
         let v4 = random.chance(60);
-        let slice_ports: Vec<Value> = ports
-            .iter()
-            .filter_map(|(document, protocol)| {
-                random
-                    .chance(85)
-                    .then(|| json!({"name": document["name"], "protocol": protocol, "port": random.pick(&[80, 8080])}))
-            })
-            .collect();
+        let mut slice_ports: Vec<Value> = Vec::new();
+        for (document, protocol) in &ports {
+            if random.chance(85) {
+                let port = random.pick(&[80, 8080]);
+                slice_ports.push(json!({"name": document["name"], "protocol": protocol, "port": port}));
+            }
+        }
         draft.push(json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"name": format!("{name}-{at}"), "namespace": namespace, "labels": {"kubernetes.io/service-name": name}},

@@ -46,7 +46,7 @@ impl Asked<'_> {
         for node in nodes {
             match World::new(self.objects, node, &[]).deliver(flow) {
                 Delivery::Direct(judgement) => {
-                    if let Some(dropped) = denied(node, judgement) {
+                    if let Some(dropped) = denied(node, *judgement) {
                         return one(Some(dropped));
                     }
                 }
