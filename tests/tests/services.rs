@@ -295,17 +295,21 @@ fn scenario_17_a_connection_to_a_draining_backend_goes_on() {
     });
 }
 
-/// Every connection is made while its service changes from one backend to another and back.
+/// Every connection is made while its service changes from one backend to the next: the former drains for one commit,
+/// and is gone with the one after.
 #[test]
 fn a_client_in_a_loop_is_never_refused_while_backends_are_swapped() {
     Node::run(|node| {
-        let port = |port: u16| {
-            service(&format!("  backends: [{{address: {}}}]\n", DB[0]))
-                .replace("targetPort: 8080", &format!("targetPort: {port}"))
+        let ports = [8080, 8081, 8082];
+        let swapped = |swap: usize| {
+            let (active, former) = (ports[swap % 3], ports[(swap + 2) % 3]);
+            let to = |port, state| format!("{{address: {}, port: {port}, state: {state}}}", DB[0]);
+            service(&format!("  backends: [{}, {}]\n", to(active, "active"), to(former, "draining")))
+                .replace(", targetPort: 8080", "")
         };
         node.write("endpoints.yaml", ENDPOINTS);
-        node.write("service.yaml", &port(8080));
-        let _servers = [Server::start(node, "db", 8080), Server::start(node, "db", 8081)];
+        node.write("service.yaml", &swapped(0));
+        let _servers = ports.map(|port| Server::start(node, "db", port));
         let agent = node.agent(&[]);
         eventually("the service answers", || ask_tcp(node, "web", at(VIP[0], 80)).ok());
         let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -323,8 +327,8 @@ fn a_client_in_a_loop_is_never_refused_while_backends_are_swapped() {
             }
         });
         let swaps = rounds(20, 1000, 5000);
-        for swap in 0..swaps {
-            node.write("service.yaml", &port(8080 + (swap % 2) as u16));
+        for swap in 1..=swaps as usize {
+            node.write("service.yaml", &swapped(swap));
             node.apply();
         }
         stop.store(true, Ordering::Relaxed);

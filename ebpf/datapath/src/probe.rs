@@ -1,6 +1,5 @@
 //! The packets of a check: made here, sent through a second instance of the programs, and told apart by their ports.
 use std::{
-    borrow::Cow,
     collections::{HashMap, VecDeque},
     net::IpAddr,
 };
@@ -62,15 +61,30 @@ fn send(
     own_port: u16,
 ) -> Result<Vec<ProbeStep>> {
     let mut steps = Vec::new();
-    let mut probe = Cow::Borrowed(probe);
+    let mut ends = Ends {
+        source: probe.source,
+        destination: probe.destination,
+        source_port: own_port,
+        // An echo has its identifier in both.
+        destination_port: if has_ports(probe.protocol) { probe.port } else { own_port },
+    };
+    let mut back = &probe.back;
     for answer in [false, true] {
-        let mut left: VecDeque<HookKey> = if answer { &probe.back } else { &probe.way }.iter().cloned().collect();
+        let mut bytes = frame(probe.protocol, &ends, answer)?;
+        let mut left: VecDeque<&HookKey> = if answer { back } else { &probe.way }.iter().collect();
         while let Some(at) = left.pop_front() {
-            let step = meet(check, devices, &at, &frame(&probe, own_port, answer)?, answer)?;
-            if let Some((address, port)) = step.destination.filter(|_| !answer) {
-                let onward = probe.onward(address).clone();
-                left = onward.way.into();
-                probe = Cow::Owned(Probe { destination: address, port, back: onward.back, ..probe.into_owned() });
+            let (mut step, after) = meet(check, devices, at, &bytes, answer)?;
+            // It goes on as it came out, and where it is addressed to then.
+            bytes = after;
+            let now = if step.reason.is_drop() { None } else { Ends::of(probe.protocol, &bytes) };
+            if let Some(now) = now.filter(|now| *now != ends) {
+                if !answer && now.destination != ends.destination {
+                    step.destination = Some((now.destination, now.destination_port));
+                    let onward = probe.onward(now.destination);
+                    left = onward.way.iter().collect();
+                    back = &onward.back;
+                }
+                ends = now;
             }
             let dropped = step.reason.is_drop();
             steps.push(step);
@@ -78,6 +92,7 @@ fn send(
                 return Ok(steps);
             }
         }
+        ends = ends.turned();
     }
     Ok(steps)
 }
@@ -88,7 +103,7 @@ fn meet(
     at: &HookKey,
     frame: &[u8],
     answer: bool,
-) -> Result<ProbeStep> {
+) -> Result<(ProbeStep, Vec<u8>)> {
     let missing = || DatapathError::InterfaceMissing { interface: at.interface.clone() };
     let ifindex = *devices.get(&*at.interface.0).ok_or_else(missing)?;
     let outcome = check.run(at.hook, &Packet { frame, ifindex, mark: 0 })?;
@@ -109,17 +124,55 @@ fn meet(
             cause: format!("it returned {} and noted {}", outcome.action as i32, reason.name()),
         });
     }
-    Ok(ProbeStep { at: at.clone(), answer, reason, rule, destination: None })
+    Ok((ProbeStep { at: at.clone(), answer, reason, rule, destination: None }, outcome.frame))
+}
+
+const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | SCTP)
+}
+
+/// Who speaks to whom, in the packet's own direction. An echo has its identifier in both ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ends {
+    source: IpAddr,
+    destination: IpAddr,
+    source_port: u16,
+    destination_port: u16,
+}
+
+impl Ends {
+    /// Of a frame that was made here: without VLAN tags, options or extension headers.
+    fn of(protocol: u8, frame: &[u8]) -> Option<Self> {
+        const ETHERNET: usize = 14;
+        let (addresses, length, transport) = match frame.get(12..14)? {
+            [0x08, 0x00] => (ETHERNET + 12, 4, ETHERNET + 20),
+            [0x86, 0xdd] => (ETHERNET + 8, 16, ETHERNET + 40),
+            _ => return None,
+        };
+        let address = |at: usize| -> Option<IpAddr> {
+            let bytes = frame.get(at..at + length)?;
+            <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+        };
+        let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+        let ports = if has_ports(protocol) { [transport, transport + 2] } else { [transport + 4; 2] };
+        Some(Self {
+            source: address(addresses)?,
+            destination: address(addresses + length)?,
+            source_port: word(ports[0])?,
+            destination_port: word(ports[1])?,
+        })
+    }
+
+    fn turned(self) -> Self {
+        let Self { source, destination, source_port, destination_port } = self;
+        Self { source: destination, destination: source, source_port: destination_port, destination_port: source_port }
+    }
 }
 
 /// The packet that begins the flow, or the answer to it.
-fn frame(probe: &Probe, own_port: u16, answer: bool) -> Result<Vec<u8>> {
-    let ends = [probe.source, probe.destination];
-    let ports = [own_port, probe.port];
-    let ([source, destination], [source_port, destination_port], macs) = match answer {
-        false => (ends, ports, MACS),
-        true => ([ends[1], ends[0]], [ports[1], ports[0]], [MACS[1], MACS[0]]),
-    };
+fn frame(protocol: u8, ends: &Ends, answer: bool) -> Result<Vec<u8>> {
+    let Ends { source, destination, source_port, destination_port } = *ends;
+    let macs = if answer { [MACS[1], MACS[0]] } else { MACS };
     let refused = |cause: &dyn std::fmt::Display| DatapathError::Failed {
         doing: "making",
         what: format!("a packet from {source} to {destination}"),
@@ -132,14 +185,14 @@ fn frame(probe: &Probe, own_port: u16, answer: bool) -> Result<Vec<u8>> {
         _ => return Err(refused(&"they are of two families")),
     };
     let mut bytes = Vec::new();
-    match probe.protocol {
+    match protocol {
         TCP if answer => network.tcp(source_port, destination_port, 1, WINDOW).syn().ack(1).write(&mut bytes, &[]),
         TCP => network.tcp(source_port, destination_port, 0, WINDOW).syn().write(&mut bytes, &[]),
         UDP => network.udp(source_port, destination_port).write(&mut bytes, &[]),
-        ICMP if answer => network.icmpv4_echo_reply(own_port, 1).write(&mut bytes, &[]),
-        ICMP => network.icmpv4_echo_request(own_port, 1).write(&mut bytes, &[]),
-        ICMPV6 if answer => network.icmpv6_echo_reply(own_port, 1).write(&mut bytes, &[]),
-        ICMPV6 => network.icmpv6_echo_request(own_port, 1).write(&mut bytes, &[]),
+        ICMP if answer => network.icmpv4_echo_reply(source_port, 1).write(&mut bytes, &[]),
+        ICMP => network.icmpv4_echo_request(source_port, 1).write(&mut bytes, &[]),
+        ICMPV6 if answer => network.icmpv6_echo_reply(source_port, 1).write(&mut bytes, &[]),
+        ICMPV6 => network.icmpv6_echo_request(source_port, 1).write(&mut bytes, &[]),
         SCTP => {
             let packet = sctp(source_port, destination_port, if answer { INIT_ACK } else { INIT });
             network.write(&mut bytes, IpNumber(SCTP), &packet)
@@ -167,47 +220,39 @@ fn sctp(source_port: u16, destination_port: u16, chunk: u8) -> Vec<u8> {
 mod tests {
     use etherparse::{SlicedPacket, TransportSlice};
 
-    use weir_plan::Backends;
-
     use super::*;
 
-    fn probe(source: &str, destination: &str, protocol: u8) -> Probe {
+    fn ends(source: &str, destination: &str, answer: bool) -> Ends {
         let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
-        Probe {
-            source,
-            destination,
-            protocol,
-            port: 443,
-            way: Vec::new(),
-            back: Vec::new(),
-            backends: Backends::default(),
-        }
+        let there = Ends { source, destination, source_port: 20_001, destination_port: 443 };
+        if answer { there.turned() } else { there }
     }
 
     #[test]
     fn packets_are_what_a_stack_would_send() {
         for (source, destination) in [("10.0.0.1", "203.0.113.7"), ("fd00::1", "2001:db8::7")] {
             for answer in [false, true] {
-                let bytes = frame(&probe(source, destination, TCP), 20_001, answer).unwrap();
+                let bytes = frame(TCP, &ends(source, destination, answer), answer).unwrap();
                 let packet = SlicedPacket::from_ethernet(&bytes).unwrap();
                 let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("no TCP") };
                 let ports = if answer { (443, 20_001) } else { (20_001, 443) };
                 assert_eq!((tcp.source_port(), tcp.destination_port()), ports);
                 assert_eq!((tcp.syn(), tcp.ack()), (true, answer));
-                let bytes = frame(&probe(source, destination, UDP), 20_001, answer).unwrap();
+                assert_eq!(Ends::of(TCP, &bytes), Some(ends(source, destination, answer)));
+                let bytes = frame(UDP, &ends(source, destination, answer), answer).unwrap();
                 let packet = SlicedPacket::from_ethernet(&bytes).unwrap();
                 let Some(TransportSlice::Udp(udp)) = packet.transport else { panic!("no UDP") };
                 assert_eq!((udp.source_port(), udp.destination_port()), ports);
-                let bytes = frame(&probe(source, destination, SCTP), 20_001, answer).unwrap();
+                let bytes = frame(SCTP, &ends(source, destination, answer), answer).unwrap();
                 let transport = &bytes[bytes.len() - 32..];
                 assert_eq!(u16::from_be_bytes([transport[0], transport[1]]), ports.0);
                 assert_eq!(transport[12], if answer { INIT_ACK } else { INIT });
                 let echo = if source.contains(':') { ICMPV6 } else { ICMP };
-                let bytes = frame(&probe(source, destination, echo), 20_001, answer).unwrap();
+                let bytes = frame(echo, &ends(source, destination, answer), answer).unwrap();
                 assert!(SlicedPacket::from_ethernet(&bytes).unwrap().transport.is_some());
             }
         }
-        assert!(frame(&probe("10.0.0.1", "fd00::1", TCP), 1, false).is_err());
-        assert!(frame(&probe("10.0.0.1", "10.0.0.2", 47), 1, false).is_err());
+        assert!(frame(TCP, &ends("10.0.0.1", "fd00::1", false), false).is_err());
+        assert!(frame(47, &ends("10.0.0.1", "10.0.0.2", false), false).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use weir_abi::{Generation, TraceCell, runtime_tables};
+use weir_abi::{AffinityEntry, AffinityKey, Generation, NatEntry, NatKey, TraceCell, runtime_tables};
 use weir_plan::{DatapathError, Hook};
 
 use crate::{
@@ -15,12 +15,13 @@ use crate::{
     error::{Result, failed},
     events::Events,
     generation::Word,
+    hash,
     kernel::{Kernel, not_prepared},
     live::{possible_cpus, rule_counters, single, table_names},
     maps::{Map, spec},
     pins::remove_tree,
     programs::{Globals, Programs},
-    sys,
+    sys::{self, Plain},
 };
 
 /// A packet for a test run: a whole Ethernet frame.
@@ -148,7 +149,7 @@ impl CheckInstance {
         for table in runtime_tables() {
             let map = match table.name {
                 "CONNTRACK_TCP" | "CONNTRACK_OTHER" => single(table.name, CHECK_FLOWS),
-                "FRAGMENTS" => single(table.name, 1024),
+                "FRAGMENTS" | "AFFINITY" | "NAT" => single(table.name, 1024),
                 weir_abi::RULE_COUNTERS => rule_counters(rules),
                 name => Map::create(name, &spec(table, 1), None),
             };
@@ -200,8 +201,10 @@ impl CheckInstance {
         run(&self.programs, Some(find(&self.runtime, "TRACE")?), hook, packet, 1)
     }
 
-    /// Forgets every flow.
+    /// Forgets every flow, and whom a client or a port was given to.
     pub fn forget(&mut self) -> Result<()> {
+        clear::<AffinityKey, AffinityEntry>(find(&self.runtime, "AFFINITY")?)?;
+        clear::<NatKey, NatEntry>(find(&self.runtime, "NAT")?)?;
         self.conntrack()?.clear()
     }
 
@@ -220,6 +223,12 @@ impl CheckInstance {
     pub fn events(&self) -> Result<Events> {
         Events::new(find(&self.runtime, "EVENTS")?)
     }
+}
+
+fn clear<K: Plain, V: Plain>(map: &Map) -> Result<()> {
+    let clearing = |cause| failed("clearing", map.name(), cause);
+    let keys = hash::read::<K, V>(map).map_err(clearing)?;
+    keys.into_iter().try_for_each(|(key, _)| sys::delete(map.as_fd(), &key).map(drop).map_err(clearing))
 }
 
 fn find<'a>(runtime: &'a [(&'static str, Map)], name: &'static str) -> Result<&'a Map> {
