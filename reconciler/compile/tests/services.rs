@@ -65,7 +65,7 @@ fn services_are_shown_with_their_backends() {
     let db = &views[0];
     assert_eq!(db.backends[0].number, 0, "in maintenance, in no table");
     let info = set.tables.backends.get(&db.backends[2].number).unwrap();
-    assert_eq!(info.flags, backend_flags::DRAINING | backend_flags::LOCAL);
+    assert_eq!(info.flags, backend_flags::EXISTS | backend_flags::DRAINING | backend_flags::LOCAL);
     let value = set.tables.services.get(&db.number).unwrap();
     assert_eq!(value.slots[..], [db.backends[1].number]);
     assert!(value.local_slots.is_empty());
