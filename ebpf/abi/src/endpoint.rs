@@ -24,7 +24,8 @@ pub mod identity {
 pub mod interface_flags {
     /// The host side of an endpoint's veth: `from_endpoint` and `to_endpoint` judge for `identity`.
     pub const ENDPOINT: u32 = 1 << 0;
-    /// A network device: `from_network` and `to_network` judge for the host.
+    /// A network device: `from_network` and `to_network` judge for the host, serve clients outside and lend the node's
+    /// addresses.
     pub const NETWORK: u32 = 1 << 1;
     /// Some class has a source cell for this device's group.
     pub const PREFILTER_SOURCE: u32 = 1 << 2;

@@ -122,17 +122,22 @@ impl NodeSettings {
         }
     }
 
-    pub fn capacity(&self, numbering: &Numbering) -> Capacity {
+    /// `lends`: the node's address may be lent; `serves`: there are services. The tables of traffic that only these fill
+    /// are small without them.
+    pub fn capacity(&self, numbering: &Numbering, lends: bool, serves: bool) -> Capacity {
         Capacity {
             conntrack_tcp: self.limits.conntrack_tcp,
             conntrack_other: self.limits.conntrack_other,
-            affinity: self.limits.affinity,
-            nat: self.limits.nat,
+            affinity: if serves { self.limits.affinity } else { self.limits.affinity.min(UNUSED) },
+            nat: if lends { self.limits.nat } else { self.limits.nat.min(UNUSED) },
             rules: numbering.bound(Space::Rule).max(1024).next_power_of_two(),
             ..Capacity::default()
         }
     }
 }
+
+/// Entries of a table of traffic that nothing fills.
+const UNUSED: u32 = 64;
 
 /// The schema has made sure of whole seconds, at least one.
 fn seconds(duration: Duration) -> u32 {

@@ -156,7 +156,8 @@ fn netns_of(objects: impl Iterator<Item = Arc<Object>>, node: &str) -> Vec<Strin
 /// What the tables that traffic fills will hold, as far as that is known before anything is compiled: all but rules.
 pub fn capacity(inventory: &Inventory, node: &str) -> Capacity {
     let shaping: Vec<_> = inventory.of_kind("weir", "NodeConfig").chain(inventory.of_kind("weir", "Node")).collect();
-    NodeSettings::new(&Objects::new(shaping.iter()), node).capacity(&Numbering::default())
+    let settings = NodeSettings::new(&Objects::new(shaping.iter()), node);
+    settings.capacity(&Numbering::default(), settings.masquerade.by.is_some(), false)
 }
 
 /// Compiles. On an error `numbering` may hold numbers that nothing uses: keep the one from before.
@@ -275,10 +276,11 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
         services: &provenance,
     };
     let usage = limits::check(&settings.limits, &tables, &filled, objects)?;
+    let serves = !tables.services.is_empty();
     sort_pending(&mut pending);
     numbering.release_unseen(sequence);
     Ok(Compiled {
-        capacity: settings.capacity(numbering),
+        capacity: settings.capacity(numbering, edge.is_some() || settings.masquerade.by.is_some(), serves),
         identities: view::identities(&endpoints, &nodes, &cidrs),
         tables: Arc::new(tables),
         wiring: wired.wiring,

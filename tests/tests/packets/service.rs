@@ -8,6 +8,7 @@ use weir_abi::{BackendInfo, Reason, SourceRangeKey, backend_flags, frontend_flag
 use weir_plan::{Service, address_of};
 use weir_tests::{
     both_families,
+    node::rounds,
     packet::{
         frame::{self, ACK, FIN, Network, RST, SCTP, SYN, TCP, UDP},
         lab::{Hook, Lab},
@@ -242,18 +243,18 @@ both_families! {
         world.frontend(vip(family), UDP, 1, 0);
         let lab = Lab::new(&world);
         let mut counts = BTreeMap::<u32, u32>::new();
-        const FLOWS: u32 = 100_000;
-        for flow in 0..FLOWS {
-            let address = if flow < FLOWS / 2 { family.web() } else { family.colleague() };
-            let client = at(address, 1 + (flow % (FLOWS / 2)) as u16);
+        let flows = rounds(40_000, 100_000, 100_000);
+        for flow in 0..flows {
+            let address = if flow < flows / 2 { family.web() } else { family.colleague() };
+            let client = at(address, 1 + (flow % (flows / 2)) as u16);
             let sent = lab.run(Hook::FromWeb, &frame::udp(client, vip(family)), 1).data;
             *counts.entry(u32::from(destination_port(family, &sent))).or_default() += 1;
         }
         let shares: Vec<u32> = counts.values().copied().collect();
         assert_eq!(counts.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
         for (share, weight) in shares.iter().zip([1, 2, 3, 2]) {
-            let expected = FLOWS * weight / 8;
-            assert!(share.abs_diff(expected) * 20 < expected, "{shares:?} of {FLOWS}");
+            let expected = flows * weight / 8;
+            assert!(share.abs_diff(expected) * 20 < expected, "{shares:?} of {flows}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What an endpoint sends: tc ingress on the host side of its veth.
+//! What an endpoint sends: tc ingress on the host side of its veth. Services, then its egress policy.
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{next_hook, tc_action};
 

@@ -1,4 +1,5 @@
-//! What comes from a network device: tc ingress. The host's ingress policy, when there is one.
+//! What comes from a network device: tc ingress. Services for clients outside, answers to whom the node's address was
+//! lent, and the host's ingress policy.
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{next_hook, tc_action};
 

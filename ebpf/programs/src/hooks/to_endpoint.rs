@@ -1,4 +1,5 @@
-//! What comes to an endpoint through the stack: tc egress on the host side of its veth.
+//! What comes to an endpoint through the stack: tc egress on the host side of its veth. Its ingress policy, and the
+//! address of the service that it asked.
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{ANSWER_MARK, next_hook, tc_action};
 

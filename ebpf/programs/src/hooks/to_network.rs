@@ -1,4 +1,4 @@
-//! What leaves through a network device: tc egress. The host's egress policy, when there is one.
+//! What leaves through a network device: tc egress. The host's egress policy, and the address that the outside sees.
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{ANSWER_MARK, next_hook, tc_action};
 

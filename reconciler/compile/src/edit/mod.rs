@@ -280,7 +280,11 @@ impl Edit<'_, '_> {
             return Ok(None);
         }
         Ok(Some(Compiled {
-            capacity: state.settings.capacity(numbering),
+            capacity: state.settings.capacity(
+                numbering,
+                !state.services.edge.is_empty() || state.settings.masquerade.by.is_some(),
+                !tables.services.is_empty(),
+            ),
             tables: Arc::new(tables),
             wiring,
             provenance: Arc::new(origins),

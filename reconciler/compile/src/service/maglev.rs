@@ -1,12 +1,14 @@
 //! Maglev tables (Eisenbud et al., NSDI 2016, 3.4): every node gives a flow to the same backend, and few flows move
 //! when backends come or go.
 //!
-//! A table depends on addresses, ports and weights alone. Its size is a prime that depends on the number of backends:
-//! where that crosses one of the bounds, the table is another one and most flows without an entry in conntrack move.
+//! A table depends on addresses, ports and weights alone. Its size is a prime that depends on the number of backends,
+//! and is one and the same up to 163: where the number crosses a bound, the table is another one, and most flows without
+//! an entry in conntrack move.
 use std::net::IpAddr;
 
-/// What a table may have, at least a hundred slots for each backend.
-const SIZES: [usize; 10] = [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131_071];
+/// What a table may have, at least a hundred slots for each backend. The least is Cilium's default (`maglev.tableSize`):
+/// smaller ones would move more slots than those of the backend that goes, a tenth more at 5 backends, half at 20.
+const SIZES: [usize; 4] = [16381, 32749, 65521, 131_071];
 const SLOTS_EACH: usize = 100;
 
 /// One that gets new flows. No weight is 0.
@@ -118,13 +120,13 @@ mod tests {
         for prime in SIZES {
             assert!((2..).take_while(|n| n * n <= prime).all(|n| prime % n != 0), "{prime}");
         }
-        assert_eq!([1, 2, 3, 6, 1310, 1311].map(size), [251, 251, 509, 1021, 131_071, 131_071]);
+        assert_eq!([1, 163, 164, 1310, 1311].map(size), [16381, 16381, 32749, 131_071, 131_071]);
     }
 
     #[test]
     fn shares_are_those_of_the_weights() {
         for count in [1, 2, 3, 5, 20, 50] {
-            for network in 0..20 {
+            for network in 0..4 {
                 let mut list = backends(count, network);
                 for (at, backend) in list.iter_mut().enumerate() {
                     backend.weight = [1, 2, 5][at % 3];
@@ -144,28 +146,26 @@ mod tests {
         assert_eq!(counts(&table(&few))[&2], 1, "nobody goes without");
     }
 
-    /// One in N must move. What moves beside it, because turns come earlier for all who are left, grows with N: 1.1 in
-    /// N altogether at 5, 1.5 at 20, 1.8 at 40.
+    /// One in N must move. What moves beside it, because turns come earlier for all who are left, grows with N.
     #[test]
     fn few_slots_move_when_one_goes() {
-        for count in 3..=50 {
-            if size(count) != size(count - 1) {
-                continue;
-            }
-            let (mut moved, mut slots) = (0, 0);
-            for network in 0..8 {
-                let all = backends(count, network);
-                let before = table(&all);
-                for gone in 0..count {
-                    let mut left = all.clone();
-                    left.remove(gone);
-                    let after = table(&left);
-                    slots += before.len();
-                    moved += before.iter().zip(&after).filter(|(a, b)| a != b).count();
+        for (counts, most) in [(3..=25, 1.2), (26..=50, 1.5)] {
+            for count in counts.step_by(2) {
+                let (mut moved, mut slots) = (0, 0);
+                for network in 0..2 {
+                    let all = backends(count, network);
+                    let before = table(&all);
+                    for gone in (0..count).step_by(count.div_ceil(8)) {
+                        let mut left = all.clone();
+                        left.remove(gone);
+                        let after = table(&left);
+                        slots += before.len();
+                        moved += before.iter().zip(&after).filter(|(a, b)| a != b).count();
+                    }
                 }
+                let times = moved as f64 / slots as f64 * count as f64;
+                assert!(times <= most, "{count}: {times}");
             }
-            let times = moved as f64 / slots as f64 * count as f64;
-            assert!(times <= 1.1 + 0.02 * count as f64, "{count}: {times}");
         }
     }
 
