@@ -233,7 +233,7 @@ mod tests {
     fn texts() -> Vec<String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut texts = Vec::new();
-        for folder in ["../examples/quickstart", "../examples/policies", "tests/diagnostics"] {
+        for folder in ["../examples/quickstart", "../examples/policies", "../examples/services", "tests/diagnostics"] {
             for entry in fs::read_dir(root.join(folder)).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_file() {

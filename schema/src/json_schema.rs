@@ -73,7 +73,7 @@ mod tests {
     fn checked_in_schemas_accept_the_examples_that_name_them() {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
         let mut seen = 0;
-        for folder in ["quickstart", "policies", "flow-tests"] {
+        for folder in ["quickstart", "policies", "flow-tests", "services"] {
             for entry in fs::read_dir(examples.join(folder)).unwrap() {
                 let path = entry.unwrap().path();
                 if path.extension().is_none_or(|extension| extension != "yaml") {
@@ -94,6 +94,6 @@ mod tests {
                 }
             }
         }
-        assert!(seen >= 16, "{seen} documents");
+        assert!(seen >= 26, "{seen} documents");
     }
 }

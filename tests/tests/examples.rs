@@ -81,6 +81,21 @@ fn flow_tests() {
     });
 }
 
+/// The oracle and the packets agree on what its tests expect.
+#[test]
+fn services() {
+    applied("services");
+    Node::run(|node| {
+        let root = examples().join("services");
+        copy(node, &root, &root);
+        let shown = node.expect(0, &["test", "-f", ".", "--oracle"]);
+        assert!(shown.stdout.contains("4 passed, 0 failed, 0 skipped"), "{shown}");
+        node.apply();
+        println!("{}", node.expect(0, &["get", "services"]));
+        println!("{}", node.expect(0, &["get", "backends"]));
+    });
+}
+
 /// The walk-through as it is; its repository is where it is told.
 #[test]
 fn git() {
@@ -111,7 +126,7 @@ fn every_example_has_its_test() {
     let entries = fs::read_dir(examples()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(
         entries.collect::<BTreeSet<_>>(),
-        ["etcd", "flow-tests", "git", "policies", "quickstart", "systemd"].map(str::to_owned).into()
+        ["etcd", "flow-tests", "git", "policies", "quickstart", "services", "systemd"].map(str::to_owned).into()
     );
 }
 

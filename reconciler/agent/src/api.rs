@@ -23,7 +23,7 @@ use weir_plan::Store;
 use weir_source::{Access, Source, SourceSpec};
 
 use crate::{
-    Allow, Error, Exit, Failure, FlowQuery, Handle, Inspect, LostDocument, Manifests, Resource, bundle,
+    Allow, Error, Exit, Failure, FlowQuery, FlowView, Handle, Inspect, LostDocument, Manifests, Resource, bundle,
     exporter::Exporter,
 };
 
@@ -264,19 +264,29 @@ async fn list<D: Inspect + 'static, S: Store + 'static>(
     let Some(resource) = Resource::ALL.into_iter().find(|known| known.name() == resource) else {
         return refuse(&Error::Usage { what: format!("there are no {resource} to list") });
     };
+    if resource.counts_flows() {
+        return of_flows(&shared, move |view| view.services(resource, query.name.as_deref())).await;
+    }
     answer(shared.handle.call(move |agent| agent.engine().list(resource, query.name.as_deref())).await)
 }
 
-/// The engine is asked for a view only: reading a million flows takes a while.
 async fn flows<D: Inspect + 'static, S: Store + 'static>(
     State(shared): State<Shared<D, S>>,
     Query(query): Query<FlowQuery>,
+) -> Response {
+    of_flows(&shared, move |view| view.list(&query)).await
+}
+
+/// The engine is asked for a view only: reading a million flows takes a while.
+async fn of_flows<D: Inspect + 'static, S: Store + 'static, T: Serialize + Send + 'static>(
+    shared: &Shared<D, S>,
+    list: impl FnOnce(FlowView<D::Flows>) -> Result<T, Error> + Send + 'static,
 ) -> Response {
     let view = match shared.handle.call(|agent| agent.engine().flow_view()).await.flatten() {
         Ok(view) => view,
         Err(error) => return refuse(&error),
     };
-    let listed = tokio::task::spawn_blocking(move || view.list(&query)).await;
+    let listed = tokio::task::spawn_blocking(move || list(view)).await;
     let failed = |cause: JoinError| Error::Failed { what: "list the flows".to_owned(), cause: cause.to_string() };
     answer(listed.map_err(failed))
 }

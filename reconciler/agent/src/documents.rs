@@ -367,4 +367,15 @@ pub struct ListDocument {
     pub node: String,
     pub resource: String,
     pub items: Vec<serde_json::Value>,
+    /// With `services`: those that nothing is balanced for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedDocument>,
+}
+
+/// A service that nothing is balanced for, which is no fault of its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SkippedDocument {
+    pub object: ObjectDocument,
+    pub why: String,
 }

@@ -85,8 +85,8 @@ pub struct FlowVerdictDocument {
 /// What it takes to tell of flows; it can be taken to where nobody waits.
 #[derive(Debug)]
 pub struct FlowView<F> {
-    node: Arc<str>,
-    applied: Option<Arc<Snapshot>>,
+    pub(crate) node: Arc<str>,
+    pub(crate) applied: Option<Arc<Snapshot>>,
     /// Of the live generation.
     epoch: u64,
     flows: Option<F>,
@@ -135,6 +135,23 @@ impl<F: FlowSource> FlowView<F> {
             items: items.collect(),
             more,
         })
+    }
+
+    /// Goes through the live flows that came by a frontend: protocol, frontend and backend of each. One that changes
+    /// its place meanwhile may come twice.
+    pub(crate) fn served(&self, each: &mut dyn FnMut(u8, SocketAddr, SocketAddr)) -> Result<(), Error> {
+        let Some(flows) = &self.flows else { return Ok(()) };
+        let now = flows.now()?;
+        flows.walk(&mut |key, entry| {
+            let flow = Flow::new(key, entry);
+            if let Some(frontend) = flow.frontend
+                && entry.flags & ct_flags::SERVICE == 0
+                && now < entry.expires
+            {
+                each(flow.protocol, frontend, flow.destination.into());
+            }
+        })?;
+        Ok(())
     }
 
     fn document(&self, flow: &Flow, entry: &ConntrackEntry, lives: f64, rules: &mut Rules) -> FlowDocument {

@@ -41,6 +41,7 @@ mod report;
 mod resource;
 mod run;
 mod service;
+mod service_list;
 mod snapshot;
 mod spared;
 mod tally;
@@ -54,8 +55,9 @@ pub use client::Client;
 pub use conditions::{ConditionDocument, ConditionStatus};
 pub use documents::{
     AgentDocument, ApplyDocument, AttachmentDocument, CommitDocument, DropDocument, GenerationDocument,
-    HistoryDocument, ListDocument, LostDocument, PartyDocument, PendingDocument, RuleDocument, StatusDocument,
-    StepDocument, SuspendDocument, SuspensionDocument, TableDocument, TraceDocument, WorkDocument, WrittenDocument,
+    HistoryDocument, ListDocument, LostDocument, PartyDocument, PendingDocument, RuleDocument, SkippedDocument,
+    StatusDocument, StepDocument, SuspendDocument, SuspensionDocument, TableDocument, TraceDocument, WorkDocument,
+    WrittenDocument,
 };
 pub use engine::{Applied, Engine, EngineOptions, Look, Planned};
 pub use error::{Error, Exit, Failure, Problem};

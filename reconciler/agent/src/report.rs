@@ -144,11 +144,14 @@ impl<D: Inspect, S: Store> Engine<D, S> {
     }
 
     pub fn list(&mut self, resource: Resource, name: Option<&str>) -> Result<ListDocument, Error> {
+        if resource.counts_flows() {
+            return self.flow_view()?.services(resource, name);
+        }
         let applied = self.applied()?;
         let items = match (resource, &applied) {
             (Resource::Metrics, _) => self.metric_items()?,
             (Resource::Tables, _) => self.table_items()?,
-            (_, None) => Vec::new(),
+            (_, None) | (Resource::Services | Resource::Backends, _) => Vec::new(),
             (Resource::Endpoints, Some(applied)) => endpoint_items(applied),
             (Resource::Identities, Some(applied)) => identity_items(applied),
             (Resource::Rules, Some(applied)) => self.rule_items(applied)?,
@@ -157,13 +160,7 @@ impl<D: Inspect, S: Store> Engine<D, S> {
             }
             (Resource::Filters, Some(applied)) => self.object_items(applied, |kind| kind == "CidrFilter")?,
         };
-        let is_named = |item: &Value| name.is_none_or(|name| NAMES.iter().any(|field| text(&item[field]) == name));
-        Ok(ListDocument {
-            format_version: FORMAT_VERSION.to_owned(),
-            node: self.node().to_string(),
-            resource: resource.name().to_owned(),
-            items: items.into_iter().filter(is_named).collect(),
-        })
+        Ok(ListDocument::new(self.node(), resource, items, name))
     }
 
     fn counters(&mut self) -> Result<BTreeMap<u32, Counter>, Error> {
@@ -317,8 +314,22 @@ pub(crate) fn table_documents(live: &Observed, applied: Option<&Snapshot>) -> Ve
     sides.map(document).collect()
 }
 
-/// The fields that `get WHAT NAME` compares.
-const NAMES: [&str; 3] = ["name", "identity", "rule"];
+impl ListDocument {
+    /// Of `items`, those that have this name.
+    pub(crate) fn new(node: &str, resource: Resource, items: Vec<Value>, name: Option<&str>) -> Self {
+        let is_named = |item: &Value| name.is_none_or(|name| NAMES.iter().any(|field| text(&item[field]) == name));
+        Self {
+            format_version: FORMAT_VERSION.to_owned(),
+            node: node.to_owned(),
+            resource: resource.name().to_owned(),
+            items: items.into_iter().filter(is_named).collect(),
+            skipped: Vec::new(),
+        }
+    }
+}
+
+/// The fields that `get WHAT NAME` compares; `service` is of a backend.
+const NAMES: [&str; 4] = ["name", "identity", "rule", "service"];
 
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "lowercase")]
 pub enum Resource {
     Endpoints,
+    Services,
+    Backends,
     Identities,
     Policies,
     Filters,
@@ -14,12 +16,23 @@ pub enum Resource {
 }
 
 impl Resource {
-    pub const ALL: [Self; 7] =
-        [Self::Endpoints, Self::Identities, Self::Policies, Self::Filters, Self::Rules, Self::Tables, Self::Metrics];
+    pub const ALL: [Self; 9] = [
+        Self::Endpoints,
+        Self::Services,
+        Self::Backends,
+        Self::Identities,
+        Self::Policies,
+        Self::Filters,
+        Self::Rules,
+        Self::Tables,
+        Self::Metrics,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Endpoints => "endpoints",
+            Self::Services => "services",
+            Self::Backends => "backends",
             Self::Identities => "identities",
             Self::Policies => "policies",
             Self::Filters => "filters",
@@ -27,5 +40,10 @@ impl Resource {
             Self::Tables => "tables",
             Self::Metrics => "metrics",
         }
+    }
+
+    /// It takes a walk through conntrack, which may take a while.
+    pub(crate) const fn counts_flows(self) -> bool {
+        matches!(self, Self::Services | Self::Backends)
     }
 }

@@ -248,11 +248,11 @@ pub enum Verb {
         #[command(flatten)]
         etcd: EtcdArgs,
     },
-    /// List what is applied, with counters
+    /// List what is applied, with counters and live flows
     Get {
         /// What to list
         what: Resource,
-        /// Only what has this name
+        /// Only what has this name; of `backends`, those of the service of this name
         name: Option<String>,
         #[command(flatten)]
         flows: FlowArgs,
@@ -344,6 +344,8 @@ pub struct Intervals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Resource {
     Endpoints,
+    Services,
+    Backends,
     Identities,
     Policies,
     Filters,

@@ -131,7 +131,7 @@ fn seeds() -> Vec<String> {
     texts.push(format!(
         "apiVersion: weir/v1alpha1\nkind: CidrFilter\nmetadata: {{name: f}}\nspec:\n  cidrs:\n{entries}"
     ));
-    for folder in ["../examples/quickstart", "../examples/policies", "tests/diagnostics"] {
+    for folder in ["../examples/quickstart", "../examples/policies", "../examples/services", "tests/diagnostics"] {
         for entry in fs::read_dir(root.join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {

@@ -1,3 +1,5 @@
+use std::{borrow::Cow, time::Duration};
+
 use serde_json::Value;
 use weir_agent::{Error, Exit, Resource as What};
 
@@ -12,6 +14,8 @@ use crate::{
 const fn what(resource: Resource) -> Option<What> {
     match resource {
         Resource::Endpoints => Some(What::Endpoints),
+        Resource::Services => Some(What::Services),
+        Resource::Backends => Some(What::Backends),
         Resource::Identities => Some(What::Identities),
         Resource::Policies => Some(What::Policies),
         Resource::Filters => Some(What::Filters),
@@ -35,6 +39,28 @@ const fn columns(what: What) -> &'static [Column] {
             ("ADDRESSES", &["addresses"]),
             ("INTERFACE", &["interface"]),
             ("STATE", &["state"]),
+        ],
+        What::Services => &[
+            ("NAMESPACE", &["namespace"]),
+            ("NAME", &["name"]),
+            ("PROTOCOL", &["protocol"]),
+            ("FRONTEND", &["frontend"]),
+            ("TYPE", &["type"]),
+            ("ALGORITHM", &["algorithm"]),
+            ("AFFINITY", &["affinity"]),
+            ("BACKENDS", &["answering"]),
+            ("FLOWS", &["flows"]),
+            ("PLACE", &["file", "line"]),
+        ],
+        What::Backends => &[
+            ("NAMESPACE", &["namespace"]),
+            ("SERVICE", &["service"]),
+            ("PROTOCOL", &["protocol"]),
+            ("BACKEND", &["name"]),
+            ("STATE", &["state"]),
+            ("LOCAL", &["local"]),
+            ("WEIGHT", &["weight"]),
+            ("FLOWS", &["flows"]),
         ],
         What::Identities => &[("IDENTITY", &["identity"]), ("LABELS", &["labels"])],
         What::Policies | What::Filters => &[
@@ -100,7 +126,11 @@ pub async fn run(context: &Context, resource: Resource, name: Option<&str>, filt
         }
         let columns = columns(what);
         let mut rows = vec![columns.iter().map(|(title, _)| (*title).to_owned()).collect::<Vec<_>>()];
-        rows.extend(list.items.iter().map(|item| {
+        let lines: Cow<'_, [Value]> = match what {
+            What::Services => list.items.iter().flat_map(by_frontend).collect(),
+            _ => Cow::Borrowed(&list.items),
+        };
+        rows.extend(lines.iter().map(|item| {
             let cell = |(_, fields): &Column| {
                 let parts: Vec<String> =
                     fields.iter().map(|field| text(&item[field])).filter(|t| !t.is_empty()).collect();
@@ -108,9 +138,34 @@ pub async fn run(context: &Context, resource: Resource, name: Option<&str>, filt
             };
             columns.iter().map(cell).collect()
         }));
-        out::columns(&rows, out)
+        out::columns(&rows, out)?;
+        list.skipped.iter().try_for_each(|one| writeln!(out, "skipped: {}: {}", one.object, one.why))
     })?;
     Ok(Exit::DONE)
+}
+
+/// A service's lines: one for each frontend, or one where it has none.
+fn by_frontend(service: &Value) -> Vec<Value> {
+    let list = |field: &str| service[field].as_array().map_or(&[][..], Vec::as_slice);
+    let mut common = service.clone();
+    common["affinity"] = match service["affinitySeconds"].as_u64() {
+        Some(seconds) => humantime::format_duration(Duration::from_secs(seconds)).to_string().into(),
+        None => Value::Null,
+    };
+    let line = |frontend: &Value| {
+        let mut line = common.clone();
+        for field in ["frontend", "protocol", "type", "flows"] {
+            line[field] = frontend[field].clone();
+        }
+        let own = || list("backends").iter().filter(|one| one["serviceNumber"] == frontend["serviceNumber"]);
+        let gets_flows = |one: &&Value| one["state"] == "active" && one["weight"] != 0;
+        line["answering"] = format!("{}/{}", own().filter(gets_flows).count(), own().count()).into();
+        line
+    };
+    match list("frontends") {
+        [] => vec![common],
+        frontends => frontends.iter().map(line).collect(),
+    }
 }
 
 fn text(value: &Value) -> String {
