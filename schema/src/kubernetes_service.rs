@@ -365,12 +365,11 @@ impl KubernetesServiceSpec {
             }
             let target = at_port.field("targetPort");
             check_target_port(port.target_port.as_ref(), &target, problems);
-            if port.protocol == ServiceProtocol::Sctp {
-                if let Some(PortNumber::Number(number)) = &port.target_port
-                    && *number != port.port
-                {
-                    sctp_port(port.port, &target, problems);
-                }
+            if port.protocol == ServiceProtocol::Sctp
+                && let Some(PortNumber::Number(number)) = &port.target_port
+                && *number != port.port
+            {
+                sctp_port(port.port, &target, problems);
             }
             if let Some(first) = names.insert(&port.name, index) {
                 let name =

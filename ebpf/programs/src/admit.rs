@@ -138,7 +138,7 @@ pub fn admit(skb: *mut __sk_buff, case: &mut Case, known: Known) -> Result<(), R
 pub fn look_back(case: &mut Case, entry: Entry, reply: bool) {
     if reply && matches!(case.hook, next_hook::TO_ENDPOINT | next_hook::TO_NETWORK) {
         let (frontend, port_be) = entry.service();
-        case.to_be(frontend, port_be);
+        case.aim(frontend, port_be);
     }
 }
 

@@ -123,8 +123,9 @@ impl Case {
         SCRATCH.get_ptr_mut(0).map(|slot| unsafe { &mut *slot })
     }
 
+    /// What an end of the packet is to become.
     #[inline(always)]
-    pub fn to_be(&mut self, address: [u64; 2], port_be: u16) {
+    pub fn aim(&mut self, address: [u64; 2], port_be: u16) {
         self.to = address;
         self.to_port_be = port_be;
     }

@@ -107,7 +107,7 @@ fn borrow(case: &mut Case) -> Result<bool, Reason> {
     let lent = entry.map_or(0, |entry| entry.nat_port_be());
     if lent != 0 {
         let Some(own) = own else { return Err(Reason::NatExhausted) };
-        case.to_be(own, lent);
+        case.aim(own, lent);
         return Ok(true);
     }
     if !must_return && !is_masqueraded(case, settings) {
@@ -117,7 +117,7 @@ fn borrow(case: &mut Case) -> Result<bool, Reason> {
         // Nobody could answer to it; what is only masqueraded goes as it is where the node has no such address.
         return if must_return { Err(Reason::NatExhausted) } else { Ok(false) };
     };
-    case.to_be(own, 0);
+    case.aim(own, 0);
     let port_be = take_port(case, settings)?;
     case.to_port_be = port_be;
     // Without an entry the next packet takes another port: it is stored before the packet goes.
@@ -229,7 +229,7 @@ extern "C" fn weir_give_back(case: *mut Case) -> u32 {
     };
     match owner(&key) {
         Some((source, port_be)) => {
-            case.to_be(source, port_be);
+            case.aim(source, port_be);
             TRANSLATED
         }
         None => AS_IT_IS,
@@ -272,7 +272,7 @@ extern "C" fn weir_about_lent(skb: *mut __sk_buff, case: *mut Case, leaving: u32
             reserved: [0; 3],
         };
         let Some((source, port_be)) = owner(&key) else { return 0 };
-        case.to_be(source, port_be);
+        case.aim(source, port_be);
         return 1;
     }
     let Some(entry) = conntrack::find(&inner.key, case.run.now()) else { return 0 };
@@ -282,6 +282,6 @@ extern "C" fn weir_about_lent(skb: *mut __sk_buff, case: *mut Case, leaving: u32
     }
     let Some(interface) = tables::interface(case.run, case.ifindex) else { return 0 };
     let Some(own) = own_address(interface, v4) else { return 0 };
-    case.to_be(own, port_be);
+    case.aim(own, port_be);
     1
 }

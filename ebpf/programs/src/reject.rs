@@ -245,7 +245,7 @@ fn unreachable<const QUOTED: usize, const ALL: usize>(
     // SAFETY: the context is valid.
     let room = unsafe {
         bpf_skb_change_tail(skb, ETHERNET + QUOTED as u32, 0) == 0
-            && bpf_skb_adjust_room(skb, network + 8, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC as u32, 0) == 0
+            && bpf_skb_adjust_room(skb, network + 8, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0) == 0
     };
     room && network_header(skb, case, protocol, ALL as u32)
         && store(skb, ETHERNET + network as u32, message)

@@ -58,7 +58,7 @@ pub fn serve(skb: *mut __sk_buff, case: &mut Case, entry: Option<Entry>) -> Resu
             entry.touch(case, false, now, settings);
         }
         let (address, port_be) = entry.service();
-        case.to_be(address, port_be);
+        case.aim(address, port_be);
     } else {
         match weir_serve(case) {
             NOT_SERVED => return Ok(false),
@@ -144,7 +144,7 @@ extern "C" fn weir_about(skb: *mut __sk_buff, case: *mut Case, to_backend: u32) 
         return 0;
     }
     let (address, port_be) = entry.service();
-    case.to_be(address, port_be);
+    case.aim(address, port_be);
     (port_be != 0) as u32
 }
 
@@ -201,7 +201,7 @@ fn find_backend(case: &mut Case) -> Result<u32, Reason> {
         case.reject = service.flags & service_flags::REJECT != 0;
         return Err(Reason::NoBackend);
     };
-    case.to_be(*words::of_address(&backend.address), backend.port_be);
+    case.aim(*words::of_address(&backend.address), backend.port_be);
     case.backend = number;
     case.incarnation = backend.incarnation;
     // Another machine's answer would not come back this way.
@@ -227,7 +227,7 @@ fn keeps(case: &mut Case, frontend: &FrontendInfo) -> bool {
         return false;
     }
     let (address, port_be) = entry.service();
-    case.to_be(address, port_be);
+    case.aim(address, port_be);
     if is_first(case) && !is_open(case, now) {
         return false;
     }
@@ -411,7 +411,7 @@ pub fn in_prefixes(side: u32, service: u32, lengths_v4: u64, lengths_v6: &[u64; 
             let length = word as u32 * 64 + lengths.trailing_zeros() + if v4 { 96 } else { 0 };
             lengths &= lengths - 1;
             let mask = |bits: u32| if bits == 0 { 0 } else { u64::MAX << (64 - if bits > 64 { 64 } else { bits }) };
-            let (high, low) = (high & mask(length), low & mask(if length > 64 { length - 64 } else { 0 }));
+            let (high, low) = (high & mask(length), low & mask(length.saturating_sub(64)));
             let mut key = SourceRangeKey { service, length, ..SourceRangeKey::default() };
             words::set(&mut key.address, [high.to_be(), low.to_be()]);
             if tables::source_range(side, &key) {
