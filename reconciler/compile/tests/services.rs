@@ -294,7 +294,7 @@ fn document(place: usize, variant: u32) -> Option<String> {
         // Endpoints, of this node and another, some with an address of a service.
         6..=9 => {
             let address = if variant > 5 { format!("10.96.0.{}", place - 6) } else { format!("10.0.0.{}", place - 5) };
-            let port = if variant % 3 == 0 { "ports: [{name: http, port: 8080}]" } else { "" };
+            let port = if variant.is_multiple_of(3) { "ports: [{name: http, port: 8080}]" } else { "" };
             format!(
                 "apiVersion: weir/v1alpha1\nkind: Endpoint\nmetadata: {{name: e{place}, labels: {{app: {}}}}}\nspec: {{node: node{}, addresses: [{address}], attach: {{netns: ns{place}}}, {port}}}\n",
                 ["web", "db", "web"][variant as usize % 3],

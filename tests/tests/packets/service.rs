@@ -19,6 +19,10 @@ use weir_tests::{
 const VIP_PORT: u16 = 80;
 const CLIENT_PORT: u16 = 40_000;
 
+type Build = fn(SocketAddr, SocketAddr, u8) -> Vec<u8>;
+
+const BUILDS: [Build; 2] = [frame::tcp, |from, to, _| frame::udp(from, to)];
+
 fn vip(family: Family) -> SocketAddr {
     at(family.vip(), VIP_PORT)
 }
@@ -80,9 +84,7 @@ both_families! {
     fn scenario_13_a_local_backend_sees_the_client_and_answers_as_the_frontend(family) {
         let lab = Lab::new(&serving(family, &[local(family)]));
         let (client, vip, here) = (client(family), vip(family), here(family));
-        let builds: [fn(SocketAddr, SocketAddr, u8) -> Vec<u8>; 2] =
-            [|from, to, flags| frame::tcp(from, to, flags), |from, to, _| frame::udp(from, to)];
-        for build in builds {
+        for build in BUILDS {
             for (there, back) in [(SYN, SYN | ACK), (ACK, ACK)] {
                 let sent = lab.through(Hook::FromWeb, &build(client, vip, there));
                 assert_eq!(sent, build(client, here, there));

@@ -321,7 +321,7 @@ impl Edit<'_, '_> {
         let placement = cidr_filter::place(objects, facts, &network, &mut pending).ok()?;
         let host_policy = self.host_policy().and_then(|object| self.state.policies.from_key(&(object, 0)).next());
         let host_owner = host_policy.map(|(_, policy)| policy.owner.clone());
-        let edge = self.edge_service().map(|object| Owned::named(object));
+        let edge = self.edge_service().map(Owned::named);
         let wired = wiring::wire(
             &local,
             &placement,

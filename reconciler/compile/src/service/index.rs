@@ -18,8 +18,10 @@ use crate::{
     selector::{NAMESPACE_LABEL, NAMESPACE_LABELS_PREFIX, RESERVED_PREFIX, matches, plain_key},
 };
 
-/// Namespace, one label as `key=value` or nothing, and the object.
-type ByLabel<V> = Table<(Arc<str>, Arc<str>, ObjectRef), V>;
+type ByLabel<V> = Table<LabelKey, V>;
+
+/// Namespace, one label as `key=value` or nothing (of a slice: its service), and the object.
+type LabelKey = (Arc<str>, Arc<str>, ObjectRef);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
@@ -32,7 +34,7 @@ pub(crate) struct Index {
     /// Services under one label that their selector asks for, or under none.
     selectors: ByLabel<()>,
     /// Namespace, name of the service, and the slice.
-    slices: Table<(Arc<str>, Arc<str>, ObjectRef), Arc<Object>>,
+    slices: Table<LabelKey, Arc<Object>>,
 }
 
 /// An endpoint that may be a backend.
@@ -70,7 +72,7 @@ pub(crate) fn first() -> ObjectRef {
 }
 
 fn under<'t, V: Clone + PartialEq>(
-    table: &'t Table<(Arc<str>, Arc<str>, ObjectRef), V>,
+    table: &'t Table<LabelKey, V>,
     namespace: &Arc<str>,
     label: &Arc<str>,
 ) -> impl Iterator<Item = (&'t ObjectRef, &'t V)> {
@@ -232,7 +234,7 @@ impl Index {
     }
 }
 
-fn member_entries(object: &Object) -> Vec<((Arc<str>, Arc<str>, ObjectRef), Arc<Member>)> {
+fn member_entries(object: &Object) -> Vec<(LabelKey, Arc<Member>)> {
     let Spec::Endpoint(spec) = &object.spec else { return Vec::new() };
     let member = Arc::new(Member {
         labels: object.metadata.labels.clone(),
@@ -248,7 +250,7 @@ fn selector_place(service: &Object) -> Option<(Arc<str>, Arc<str>)> {
     Some((namespace, asked_for(&labels, own_labels_only)))
 }
 
-fn slice_place(slice: &Object) -> Option<(Arc<str>, Arc<str>, ObjectRef)> {
+fn slice_place(slice: &Object) -> Option<LabelKey> {
     let service = slice.metadata.labels.get(SERVICE_NAME)?;
     Some((Arc::clone(&slice.key.namespace), service.as_str().into(), reference(slice)))
 }
