@@ -212,7 +212,7 @@ fn get_lists_everything_with_counters() {
         check(node);
         assert!(agent.stop().success());
         let ran = node.expect(64, &["get", "everything"]);
-        assert!(ran.stderr.contains("endpoints, identities, policies"), "{ran}");
+        assert!(ran.stderr.contains("endpoints, services, backends, identities"), "{ran}");
     });
 }
 
