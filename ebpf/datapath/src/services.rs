@@ -26,6 +26,15 @@ pub struct ServiceTable {
     free: [Option<Free>; 2],
 }
 
+/// Why a side does not hold what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unstaged {
+    /// For this service.
+    NoRoom(u32),
+    /// What was read back is not what was written.
+    ReadBack,
+}
+
 impl ServiceTable {
     pub fn create(services: usize, lines: usize) -> io::Result<Self> {
         Ok(Self {
@@ -106,14 +115,14 @@ impl ServiceTable {
         (0..count).map(|slot| lines.get(first + slot / WIDTH).0[slot % WIDTH]).collect()
     }
 
-    /// Writes to a side. `Err`: the service for which there is no room.
-    pub fn stage(&mut self, side: Side, changes: &[Change<u32, Service>]) -> Result<(), u32> {
+    /// Writes to a side.
+    pub fn stage(&mut self, side: Side, changes: &[Change<u32, Service>]) -> Result<(), Unstaged> {
         if changes.is_empty() {
             return Ok(());
         }
         let room = self.services.side(side).len();
         if let Some(beyond) = changes.iter().find(|change| change.key as usize >= room && change.to.is_some()) {
-            return Err(beyond.key);
+            return Err(Unstaged::NoRoom(beyond.key));
         }
         if self.free[side.index() as usize].is_none() {
             self.free[side.index() as usize] = self.unused(side);
@@ -182,7 +191,7 @@ impl ServiceTable {
     }
 
     /// The whole side without gaps.
-    fn rewrite(&mut self, side: Side, changes: &[Change<u32, Service>]) -> Result<(), u32> {
+    fn rewrite(&mut self, side: Side, changes: &[Change<u32, Service>]) -> Result<(), Unstaged> {
         let mut all = self.read(side);
         all.apply(changes);
         self.services.side_mut(side).forget();
@@ -195,12 +204,12 @@ impl ServiceTable {
         for (number, service) in &all {
             let change = Change { key: *number, from: None, to: Some(service.clone()) };
             if !self.put(side, &mut free, &change) {
-                return Err(*number);
+                return Err(Unstaged::NoRoom(*number));
             }
         }
         self.free[side.index() as usize] = Some(free);
         // What was forgotten is known again: it was compared as it was written, and is read back now.
-        if self.read(side) == all { Ok(()) } else { Err(0) }
+        if self.read(side) == all { Ok(()) } else { Err(Unstaged::ReadBack) }
     }
 
     /// `None`: two services have a line in common, or one is outside the table.

@@ -11,6 +11,7 @@ use crate::{
     kernel::{Kernel, not_prepared},
     live::Live,
     prefix_tree::{Tree, TreePrefix, walk, walk_records},
+    services::Unstaged,
     sided::{ArrayTable, MappedTable as _, Sided, TreeSide, TreeTable},
     sys::{Plain, zeroed},
 };
@@ -283,9 +284,12 @@ fn stage_array<T: Plain + PartialEq + Default>(
 
 fn stage_services(live: &mut Live, side: Side, changes: &[Change<u32, Service>]) -> Result<()> {
     let table = live.services.as_mut().ok_or_else(not_prepared)?;
-    table
-        .stage(side, changes)
-        .map_err(|service| entry("writing to", "SERVICES", service, io::Error::from_raw_os_error(libc::E2BIG)))
+    table.stage(side, changes).map_err(|why| match why {
+        Unstaged::NoRoom(service) => {
+            entry("writing to", "SERVICES", service, io::Error::from_raw_os_error(libc::E2BIG))
+        }
+        Unstaged::ReadBack => DatapathError::ReadBack { table: "SERVICES", key: "the whole side".to_owned() },
+    })
 }
 
 /// What an index is called when no device has it.

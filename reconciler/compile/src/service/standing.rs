@@ -45,7 +45,7 @@ pub(crate) struct Placed {
     pub ranges: Vec<SourceRangeKey>,
 }
 
-/// They are compared by what they are made of.
+/// Two are the same only if they are one: whatever changes is made anew.
 impl PartialEq for Standing {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)
