@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let object = weir_ebpf_build::object(
         Path::new("programs"),
         "weir-bench-programs",
+        &[],
         &[
             Path::new("programs/src"),
             Path::new("programs/Cargo.toml"),

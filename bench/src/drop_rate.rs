@@ -4,15 +4,16 @@ use std::{
     fs,
     io::Write,
     process::{Command, Stdio},
+    thread,
 };
 
 use weir_abi::Address;
 use weir_plan::Prefix4;
 
 use crate::{
-    Options,
+    Options, cpu,
     flows::Flow,
-    measure::{BenchError, Doing, Rounds, last_error},
+    measure::{BenchError, Doing, Rounds},
     node::Node,
     prefilter::{Set, flow, tables},
     programs::{Pass, Programs, tcp},
@@ -24,7 +25,13 @@ const COUNT: usize = 524_288;
 const KEYS: u32 = 131_072;
 
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<(), BenchError> {
-    pin_to_first_cpu()?;
+    // In a thread of its own: what is measured later may run anywhere.
+    let joined = thread::scope(|scope| scope.spawn(|| on_one_cpu(options, report)).join());
+    joined.unwrap_or_else(|_| Err(BenchError::Wrong { what: "the drops' thread panicked".to_owned() }))
+}
+
+fn on_one_cpu(options: &Options, report: &mut Report) -> Result<(), BenchError> {
+    cpu::stay_on_first()?;
     let set = sets::mixed4(COUNT);
     let mut programs = Programs::load(1, 1)?;
     let sources = sets::hits4(&set, KEYS as usize);
@@ -115,14 +122,4 @@ fn shell(command: &str) -> Result<String, BenchError> {
         return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()).doing(command);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn pin_to_first_cpu() -> Result<(), BenchError> {
-    // SAFETY: a CPU set is plain bits, zero is the empty one; the call reads it within its size.
-    let result = unsafe {
-        let mut cpus: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(0, &mut cpus);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &cpus)
-    };
-    if result == 0 { Ok(()) } else { Err(last_error()).doing("staying on one CPU") }
 }

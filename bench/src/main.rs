@@ -5,16 +5,23 @@
 //! shipped programs run behind the same prologue as the floors. `--check` exits 1 on a missed target.
 mod apply;
 mod conntrack;
+mod cpu;
 mod drop_rate;
 mod edit;
 mod flows;
+mod generator;
 mod measure;
+mod netns;
 mod node;
 mod prefilter;
 mod programs;
 mod report;
 mod restart;
+mod services;
 mod sets;
+mod table_memory;
+mod table_sets;
+mod traffic;
 mod verify;
 mod weir;
 
@@ -28,11 +35,14 @@ type Section = (&'static str, fn(&Options, &mut Report) -> Result<(), measure::B
 const SECTIONS: &[Section] = &[
     ("prefilter", prefilter::run),
     ("policy", conntrack::run),
+    ("services", services::run),
+    ("traffic", traffic::run),
     ("drop", drop_rate::run),
     ("apply", apply::run),
     ("edit", edit::run),
     ("restart", restart::run),
     ("verify", verify::run),
+    ("memory", table_memory::run),
 ];
 
 /// What the command line asks for.

@@ -61,8 +61,15 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(name: &str, tables: &Tables) -> Result<Self, BenchError> {
-        let capacity =
-            Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, affinity: 64, nat: 64, rules: 1024 };
+        let capacity = Capacity {
+            conntrack_tcp: 1024,
+            conntrack_other: 1024,
+            fragments: 64,
+            affinity: 64,
+            nat: 64,
+            sockets: 64,
+            rules: 1024,
+        };
         Self::with_capacity(name, tables, &capacity)
     }
 
@@ -77,7 +84,7 @@ impl Node {
 
     /// Attaches the prefilter to a device.
     pub(crate) fn attach_xdp(&mut self, interface: &str) -> Result<(), BenchError> {
-        let key = HookKey { interface: interface.into(), hook: Hook::XdpIngress };
+        let key = HookKey::on(interface.into(), Hook::XdpIngress);
         let change = Change { key, from: None, to: Some(HookState::Xdp(XdpAttach::Native)) };
         let delta = WiringDelta { devices: Vec::new(), hooks: vec![change] };
         self.kernel.build(&delta).doing("attaching the prefilter")

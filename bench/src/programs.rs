@@ -1,15 +1,17 @@
 //! The benchmark's own programs, loaded: prologues, floors, and slots for the programs under test.
-use std::time::Instant;
+use std::{ffi::CString, time::Instant};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Array, LpmTrie, Map, MapData, ProgramArray, lpm_trie::Key},
-    programs::{ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, ProgramArray, lpm_trie::Key},
+    programs::{ProgramFd, SchedClassifier, TcAttachType, TestRun, TestRunAttrs, TestRunOptions, Xdp},
 };
+use weir_abi::{FrontendInfo, FrontendKey};
+use weir_datapath::sys::bytes_of;
 
 use crate::{
     flows::{Control, FLOWS, Flow, SLOTS},
-    measure::{BenchError, Doing},
+    measure::{BenchError, Doing, last_error},
 };
 
 /// Which of the two kinds of program a slot holds.
@@ -39,13 +41,54 @@ pub(crate) struct Pass {
     pub start: u64,
 }
 
+/// The floor of delivery between two devices of the calling thread's network namespace, for as long as it is held.
+pub(crate) struct Redirect {
+    _ebpf: Ebpf,
+}
+
+impl Redirect {
+    pub(crate) fn between(devices: [&str; 2]) -> Result<Self, BenchError> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("LRU", 64)
+            .map_max_entries("LPM4", 1)
+            .map_max_entries("LPM6", 1)
+            .load(include_bytes_aligned!(env!("WEIR_BENCH_PROGRAMS")))
+            .doing("loading the benchmark's programs")?;
+        let index = |name: &str| {
+            let text = CString::new(name).doing("naming a device")?;
+            // SAFETY: the text is held, and ends with a zero.
+            match unsafe { libc::if_nametoindex(text.as_ptr()) } {
+                0 => Err(last_error()).doing(format!("looking for {name}")),
+                index => Ok(index),
+            }
+        };
+        let [one, other] = [index(devices[0])?, index(devices[1])?];
+        let mut peers = Array::<_, u32>::try_from(ebpf.map_mut("PEERS").ok_or("PEERS").doing("finding a map")?)
+            .doing("opening PEERS")?;
+        for (from, to) in [(one, other), (other, one)] {
+            peers.set(from, to, 0).doing("writing PEERS")?;
+        }
+        let program = ebpf.program_mut("bare_redirect").ok_or("bare_redirect").doing("finding a floor")?;
+        let program: &mut SchedClassifier = program.try_into().doing("loading bare_redirect")?;
+        program.load().doing("loading bare_redirect")?;
+        for device in devices {
+            program.attach(device, TcAttachType::Ingress).doing(format!("attaching to {device}"))?;
+        }
+        Ok(Self { _ebpf: ebpf })
+    }
+}
+
 pub(crate) struct Programs {
     ebpf: Ebpf,
     flows: Array<MapData, [u8; size_of::<Flow>()]>,
     control: Array<MapData, [u8; size_of::<Control>()]>,
     slots: [ProgramArray<MapData>; 2],
     used: [u32; 2],
+    last: [u8; LARGEST],
 }
+
+/// No packet here is larger.
+const LARGEST: usize = 128;
 
 impl Programs {
     /// `lru` and `lpm` are the sizes of the floors' tables.
@@ -72,7 +115,7 @@ impl Programs {
             ProgramArray::try_from(take(&mut ebpf, "XDP_SLOTS")?).doing("opening XDP_SLOTS")?,
             ProgramArray::try_from(take(&mut ebpf, "TC_SLOTS")?).doing("opening TC_SLOTS")?,
         ];
-        Ok(Self { ebpf, flows, control, slots, used: [0; 2] })
+        Ok(Self { ebpf, flows, control, slots, used: [0; 2], last: [0; LARGEST] })
     }
 
     /// One of the floors, by its program's name.
@@ -130,6 +173,26 @@ impl Programs {
         })
     }
 
+    pub(crate) fn fill_frontends(
+        &mut self,
+        frontends: impl Iterator<Item = (FrontendKey, FrontendInfo)>,
+    ) -> Result<(), BenchError> {
+        let mut hash: HashMap<_, [u8; size_of::<FrontendKey>()], [u8; size_of::<FrontendInfo>()]> =
+            self.map("FRONTENDS")?;
+        for (key, info) in frontends {
+            let (mut key_bytes, mut value) = ([0; size_of::<FrontendKey>()], [0; size_of::<FrontendInfo>()]);
+            key_bytes.copy_from_slice(bytes_of(&key));
+            value.copy_from_slice(bytes_of(&info));
+            hash.insert(key_bytes, value, 0).doing("filling the frontends")?;
+        }
+        Ok(())
+    }
+
+    /// What the last run made of its last packet.
+    pub(crate) const fn last_packet(&self) -> &[u8] {
+        &self.last
+    }
+
     fn map<'a, T: TryFrom<&'a mut Map>>(&'a mut self, name: &str) -> Result<T, BenchError>
     where
         T::Error: std::fmt::Display,
@@ -174,6 +237,7 @@ impl Programs {
         let program = self.ebpf.program(name).ok_or(name).doing("finding the prologue")?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
+        options.data_out = Some(&mut self.last);
         options.repeat = pass.packets;
         let result = match slot.layer {
             Layer::Xdp => <&Xdp>::try_from(program).doing(name)?.test_run(options),

@@ -53,8 +53,15 @@ impl Settled {
     fn new(tables: &Tables) -> Result<Self, BenchError> {
         let options = weir_datapath::Options::new(Path::new(BPFFS).join("verify"));
         let mut kernel = Kernel::open(options).doing("opening the datapath")?;
-        let capacity =
-            Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, affinity: 64, nat: 64, rules: 1024 };
+        let capacity = Capacity {
+            conntrack_tcp: 1024,
+            conntrack_other: 1024,
+            fragments: 64,
+            affinity: 64,
+            nat: 64,
+            sockets: 64,
+            rules: 1024,
+        };
         let empty = Tables::default();
         for _ in Side::BOTH {
             let observed = kernel.observe().doing("reading the tables")?;
@@ -184,7 +191,7 @@ fn load(map: BorrowedFd<'_>) -> Result<DigestProgram, BenchError> {
 }
 
 /// The pin of a table: in the directory of the ABI's version.
-fn pin(pins: &Path, table: &str) -> Result<PathBuf, BenchError> {
+pub(crate) fn pin(pins: &Path, table: &str) -> Result<PathBuf, BenchError> {
     let entries = std::fs::read_dir(pins).doing("looking at the pins")?;
     let found = entries.flatten().map(|entry| entry.path().join(table)).find(|path| path.exists());
     found.ok_or(BenchError::Wrong { what: format!("no pin of {table} below {}", pins.display()) })

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Nothing here takes that long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What the node is called.
 pub(crate) const NODE: &str = "node1";

@@ -82,7 +82,9 @@ pub use label::{LabelSource, split_prefix};
 pub use locate::{locate, locate_list_entry};
 pub use meta::{Metadata, ObjectKey};
 pub use node::NodeSpec;
-pub use node_config::{AttachMode, ConntrackTimeouts, Masquerade, NodeConfigSpec, TableLimits};
+pub use node_config::{
+    Acceleration, AttachMode, ConntrackTimeouts, LoadBalancer, LocalDelivery, Masquerade, NodeConfigSpec, TableLimits,
+};
 pub use object::{ContentHash, File, Object, Origin, Spec};
 pub use parse::{Options, ParseCounts, ParsedFile, is_manifest, parse_file, parse_file_after};
 pub use place::Position;

@@ -21,6 +21,9 @@ pub struct NodeConfigSpec {
     /// How programs are attached at tc. Default: `auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach_mode: Option<AttachMode>,
+    /// How what is for an endpoint of the node reaches it. Default: `redirect`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_delivery: Option<LocalDelivery>,
     /// Globs of the network devices: host policy and, by default, the prefilter hold there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<String>>,
@@ -33,6 +36,34 @@ pub struct NodeConfigSpec {
     /// How endpoints reach the outside.
     #[serde(default)]
     pub masquerade: Masquerade,
+    /// Whether sockets of the host reach services by themselves, before a packet is made; it needs cgroup2. Default
+    /// true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket_load_balancing: Option<bool>,
+    /// How services reach backends on other machines.
+    #[serde(default)]
+    pub load_balancer: LoadBalancer,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadBalancer {
+    /// Whether XDP sends on what clients outside and backends elsewhere say to each other, and how it is attached to
+    /// network devices. Default: `disabled`, for what leaves by XDP is past the host's own firewall and queueing, and
+    /// not every driver sends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acceleration: Option<Acceleration>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Acceleration {
+    #[default]
+    Disabled,
+    /// Native where the driver can, generic otherwise.
+    Auto,
+    Native,
+    Generic,
 }
 
 /// What endpoints send to nobody of the cluster leaves under the address of the network device that it leaves by.
@@ -62,6 +93,17 @@ pub enum AttachMode {
     Auto,
     Tcx,
     Clsact,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LocalDelivery {
+    /// Past the stack once both ends allow the flow: no netfilter rule and no queueing discipline of the endpoint's device
+    /// sees it.
+    #[default]
+    Redirect,
+    /// By the kernel's forwarding, always.
+    Stack,
 }
 
 /// Most entries each table may hold. The plan refuses what would not fit before anything is written.
@@ -104,6 +146,9 @@ pub struct TableLimits {
     /// Ports that the node's addresses are lent with. Default 262144; the kernel allocates it whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat: Option<u32>,
+    /// Sockets of the host that reach services, and unconnected ones twice. Default 65536; the kernel allocates it whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<u32>,
 }
 
 /// Lifetimes of conntrack entries (humantime); defaults as Cilium's.
@@ -209,7 +254,7 @@ impl Masquerade {
 
 impl TableLimits {
     /// Each field by its name in manifests.
-    pub(crate) fn fields(&self) -> [(&'static str, Option<u32>); 12] {
+    pub(crate) fn fields(&self) -> [(&'static str, Option<u32>); 13] {
         [
             ("ipcache", self.ipcache),
             ("endpoints", self.endpoints),
@@ -223,6 +268,7 @@ impl TableLimits {
             ("backends", self.backends),
             ("affinity", self.affinity),
             ("nat", self.nat),
+            ("sockets", self.sockets),
         ]
     }
 }

@@ -302,11 +302,16 @@ pub(crate) fn frontend_places(spec: &Spec) -> Vec<(FrontendPlace, String)> {
 fn settings(config: &NodeConfigSpec) -> Vec<(String, String)> {
     let mut settings = Vec::new();
     settings.extend(config.attach_mode.map(|mode| ("spec.attachMode".to_owned(), format!("{mode:?}"))));
+    settings.extend(config.local_delivery.map(|delivery| ("spec.localDelivery".to_owned(), format!("{delivery:?}"))));
     settings.extend(config.devices.as_ref().map(|devices| ("spec.devices".to_owned(), format!("{devices:?}"))));
+    let sockets = config.socket_load_balancing;
+    settings.extend(sockets.map(|said| ("spec.socketLoadBalancing".to_owned(), said.to_string())));
     let limits = config.limits.fields().into_iter();
     settings.extend(limits.filter_map(|(name, limit)| Some((format!("spec.limits.{name}"), limit?.to_string()))));
     let masquerade = config.masquerade.fields().into_iter();
     settings.extend(masquerade.filter_map(|(name, said)| Some((format!("spec.masquerade.{name}"), said?))));
+    let acceleration = config.load_balancer.acceleration;
+    settings.extend(acceleration.map(|mode| ("spec.loadBalancer.acceleration".to_owned(), format!("{mode:?}"))));
     let timeouts = config.timeouts.fields().into_iter();
     settings
         .extend(timeouts.filter_map(|(name, time)| Some((format!("spec.timeouts.{name}"), format!("{:?}", time?)))));

@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{sync::oneshot, task::JoinHandle};
 use weir_agent::{Engine, EngineOptions, Error, FleetDocument, FleetOptions, Intervals, RunOptions};
 use weir_plan::{
-    InterfaceFacts, NodeFacts,
+    Delivery, InterfaceFacts, NodeFacts,
     fake::{FakeDatapath, FakeStore, Faults},
 };
 use weir_source::{Access, EtcdSource, Revision, SourceFile, SourceSpec, WatchOptions};
@@ -62,6 +62,7 @@ impl Member {
             loopback: false,
             addresses: Vec::new(),
             ours: false,
+            delivery: Delivery::Stack,
         };
         let facts = NodeFacts { interfaces: vec![eth0], tcx: true, ..NodeFacts::default() };
         let (datapath, store) = (FakeDatapath::new(facts, faults.clone()), FakeStore::new(faults));

@@ -206,7 +206,7 @@ fn a_torn_flip_is_noticed() {
 /// Policy and addresses change in the same commit, through the binary itself: nothing that is allowed before and after
 /// is lost in between.
 #[test]
-fn scenario_9_a_commit_that_renames_a_peer_loses_nothing() {
+fn scenario_09_a_commit_that_renames_a_peer_loses_nothing() {
     use std::time::Duration;
     use weir_tests::node::traffic::Stream;
     Node::run(|node| {

@@ -26,7 +26,7 @@ use weir_tests::node::{
     traffic::{Stream, Way},
 };
 
-/// The client may reach web on port 80, and web may send nothing of its own: a reply passes where the flow is known.
+/// The client may reach web on ports 80 to 89, and web may send nothing of its own: a reply passes where the flow is known.
 const POLICY: &str = r"
 apiVersion: weir/v1alpha1
 kind: NetworkPolicy
@@ -34,13 +34,30 @@ metadata: {name: web}
 spec:
   endpointSelector: {matchLabels: {app: web}}
   ingress:
-  - fromCIDR: [192.0.2.0/24]
-    toPorts: [{ports: [{port: 80, protocol: ANY}]}]
+  - fromCIDR: [192.0.2.0/24, '2001:db8:0:1::/64']
+    toPorts: [{ports: [{port: 80, endPort: 89, protocol: ANY}]}]
   egress:
   - {}
 ";
 
-const ALLOWED: Way<'_> = Way { from: "client", to: "web", address: WEB[0], port: 80 };
+/// By these addresses the client reaches web, too.
+const EXTERNAL: [&str; 2] = ["203.0.113.80", "2001:db8:80::80"];
+
+fn service() -> String {
+    let mut text = "apiVersion: weir/v1alpha1\nkind: Service\nmetadata: {name: app}\nspec:\n  frontends:\n".to_owned();
+    for (address, port) in EXTERNAL.iter().flat_map(|address| (84..88).map(move |port| (address, port))) {
+        for protocol in ["TCP", "UDP"] {
+            text += &format!("  - {{address: '{address}', port: {port}, protocol: {protocol}, type: external}}\n");
+        }
+    }
+    text + &format!("  backends: [{{address: {}}}, {{address: '{}'}}]\n", WEB[0], WEB[1])
+}
+
+const fn from_client(address: &str, port: u16) -> Way<'_> {
+    Way { from: "client", to: "web", address, port }
+}
+
+const ALLOWED: [Way<'_>; 2] = [from_client(WEB[0], 80), from_client(WEB[1], 81)];
 
 /// Something that changes, and that is none of web's business.
 fn elsewhere(round: u32) -> String {
@@ -63,36 +80,40 @@ fn engine(node: &Node) -> Engine<Kernel, SledStore> {
     Engine::new(Kernel::open(Options::new(node.pins())).unwrap(), store, options)
 }
 
+/// Directly and by a service, in both families.
 #[test]
 fn scenario_24_a_connection_of_an_hour_survives_everything_that_does_not_concern_it() {
     Node::run(|node| {
         node.write("endpoints.yaml", ENDPOINTS);
         node.write("policy.yaml", POLICY);
+        node.write("service.yaml", &service());
         node.write("elsewhere.yaml", &elsewhere(0));
         let agent = node.agent(&[]);
         eventually("the policy is live", || (agent.status()["state"] == "converged").then_some(()));
-        let mut connection = Connection::open(node, ALLOWED);
-        let stream = Stream::start(node, ALLOWED, Duration::from_millis(2), true);
+        let ways = [ALLOWED[0], ALLOWED[1], from_client(EXTERNAL[0], 84), from_client(EXTERNAL[1], 85)];
+        let mut connections = ways.map(|way| Connection::open(node, way));
+        let ways = [from_client(WEB[1], 82), from_client(EXTERNAL[0], 86)];
+        let streams = ways.map(|way| Stream::start(node, way, Duration::from_millis(2), true));
         let hz = u64::from(jiffies_per_second().unwrap());
         let mut clock = Kernel::open(Options::new(node.pins())).unwrap();
         let mut minutes = 0;
-        let mut a_minute_later = |connection: &mut Connection, clock: &mut Kernel| {
+        let mut a_minute_later = |connections: &mut [Connection], clock: &mut Kernel| {
             minutes += 1;
             clock.set_clock_offset(minutes * 60 * hz).unwrap();
-            connection.exchange();
+            connections.iter_mut().for_each(Connection::exchange);
             minutes
         };
 
         // The agent restarts.
         for _ in 0..10 {
-            a_minute_later(&mut connection, &mut clock);
+            a_minute_later(&mut connections, &mut clock);
         }
         assert!(agent.stop().success());
-        a_minute_later(&mut connection, &mut clock);
+        a_minute_later(&mut connections, &mut clock);
         let agent = node.agent(&[]);
-        a_minute_later(&mut connection, &mut clock);
+        a_minute_later(&mut connections, &mut clock);
         agent.murder();
-        a_minute_later(&mut connection, &mut clock);
+        a_minute_later(&mut connections, &mut clock);
 
         // The programs are another build's, and are replaced.
         let programs = table_pin(node, "RUNTIME").with_file_name("programs");
@@ -101,7 +122,16 @@ fn scenario_24_a_connection_of_an_hour_survives_everything_that_does_not_concern
         fs::rename(&set, set.with_file_name("00000100-0123456789abcdef")).unwrap();
         node.apply();
         assert!(!programs.join("00000100-0123456789abcdef").exists(), "they were replaced");
-        a_minute_later(&mut connection, &mut clock);
+        a_minute_later(&mut connections, &mut clock);
+
+        // Tables and programs are another version's, and are replaced.
+        let tables = programs.parent().unwrap();
+        let other = tables.with_file_name("0123456789abcdef");
+        fs::rename(tables, &other).unwrap();
+        node.apply();
+        assert!(tables.exists() && !other.exists(), "they were replaced");
+        let mut clock = Kernel::open(Options::new(node.pins())).unwrap();
+        a_minute_later(&mut connections, &mut clock);
 
         // Commits that concern somebody else; the rest of the hour passes meanwhile.
         let mut engine = engine(node);
@@ -112,25 +142,23 @@ fn scenario_24_a_connection_of_an_hour_survives_everything_that_does_not_concern
                 file("elsewhere.yaml", &elsewhere(round)),
                 file("endpoints.yaml", ENDPOINTS),
                 file("policy.yaml", POLICY),
+                file("service.yaml", &service()),
             ];
             let manifests = Manifests::new("dir:/run/test/manifests", &Revision::new(files));
             assert!(engine.bring_live(&manifests, Look::Known, Allow::default()).unwrap().flipped);
             if round % (commits / 50) == 0 {
-                a_minute_later(&mut connection, &mut clock);
+                a_minute_later(&mut connections, &mut clock);
             } else {
-                connection.exchange();
+                connections.iter_mut().for_each(Connection::exchange);
             }
         }
-        assert!(a_minute_later(&mut connection, &mut clock) >= 60, "an hour");
-        let account = stream.finish();
-        println!("{commits} commits, {} messages, {} datagrams", connection.messages(), account.sent);
-        assert_eq!(connection.lost(), 0);
-        assert!(
-            account.sent > 500 && account.lost.is_empty(),
-            "of {} sent, {:?} were lost",
-            account.sent,
-            account.lost
-        );
+        assert!(a_minute_later(&mut connections, &mut clock) >= 60, "an hour");
+        println!("{commits} commits, {} messages each", connections[0].messages());
+        assert_eq!(connections.each_ref().map(Connection::lost), [0; 4]);
+        for account in streams.map(Stream::finish) {
+            let (sent, lost) = (account.sent, account.lost);
+            assert!(sent > 500 && lost.is_empty(), "of {sent} sent, {lost:?} were lost");
+        }
     });
 }
 
@@ -142,13 +170,14 @@ struct Flood {
 }
 
 impl Flood {
-    fn start(node: &Node) -> Self {
+    fn start(node: &Node, address: &'static str) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let threads = (0..2).map(|_| {
             let (stop, sent) = (stop.clone(), sent.clone());
             node.inside("client", move || {
-                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                let peer = SocketAddr::new(WEB[0].parse().unwrap(), 81);
+                let peer = SocketAddr::new(address.parse().unwrap(), 90);
+                let own = if peer.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(own).unwrap();
                 while !stop.load(Ordering::Relaxed) {
                     // Through the programs, to the end, before it returns.
                     sent.fetch_add(u64::from(socket.send_to(b"nobody wants this", peer).is_ok()), Ordering::Relaxed);
@@ -172,8 +201,17 @@ impl Flood {
 
 /// Every drop is counted, and every event was either reported or counted as lost; nothing waits for a reader.
 #[test]
-fn scenario_25_a_flood_of_drops_loses_events_and_never_a_packet() {
-    Node::run(|node| {
+fn scenario_25_a_flood_of_drops_loses_events_and_never_a_packet_v4() {
+    flood(0);
+}
+
+#[test]
+fn scenario_25_a_flood_of_drops_loses_events_and_never_a_packet_v6() {
+    flood(1);
+}
+
+fn flood(family: usize) {
+    Node::run(move |node| {
         node.write("endpoints.yaml", ENDPOINTS);
         node.write("policy.yaml", POLICY);
         node.apply();
@@ -184,9 +222,9 @@ fn scenario_25_a_flood_of_drops_loses_events_and_never_a_packet() {
         };
         let denied =
             |kernel: &mut Kernel| kernel.metrics().unwrap().get(Reason::PolicyDefaultDeny, Direction::Egress).packets;
-        let stream = Stream::start(node, ALLOWED, Duration::from_millis(1), true);
+        let stream = Stream::start(node, ALLOWED[family], Duration::from_millis(1), true);
         let before = denied(&mut kernel);
-        let flood = Flood::start(node);
+        let flood = Flood::start(node, WEB[family]);
         let goal = u64::from(rounds(200_000, 1_000_000, 10_000_000));
         while flood.sent() < goal {
             thread::sleep(Duration::from_millis(10));

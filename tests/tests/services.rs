@@ -159,6 +159,20 @@ fn scenario_13_an_endpoint_reaches_a_local_backend_by_its_service() {
 }
 
 #[test]
+fn scenario_19_an_endpoint_reaches_its_own_service() {
+    Node::run(|node| {
+        self::node(&service(&to_db()))(node);
+        let _server = Server::start(node, "db", 8080);
+        for (vip, loopback) in VIP.into_iter().zip(["169.254.42.1", "fd57:6569:7200::1"]) {
+            for ask in ASKS {
+                let (seen, own) = eventually("the service answers", || ask(node, "db", at(vip, 80)).ok());
+                assert_eq!((seen.ip().to_string(), seen.port()), (loopback.to_owned(), own.port()));
+            }
+        }
+    });
+}
+
+#[test]
 fn scenario_20_a_client_outside_reaches_node_port_and_external_address() {
     Node::run(|node| {
         self::node(&service(&to_db()))(node);
@@ -179,6 +193,32 @@ fn scenario_20_a_client_outside_reaches_node_port_and_external_address() {
             }
         }
     });
+}
+
+/// What a prefilter passes is served as without it, however it is attached.
+#[test]
+fn scenario_20_a_prefilter_leaves_services_to_tc() {
+    for mode in ["generic", "native"] {
+        Node::run(move |node| {
+            node.write(
+                "filter.yaml",
+                &format!(
+                    "apiVersion: weir/v1alpha1\nkind: CidrFilter\nmetadata: {{name: drop}}\nspec:\n  \
+                     interfaces: [uplink0]\n  cidrs: [198.51.100.0/24]\n  mode: {mode}\n"
+                ),
+            );
+            self::node(&service(&to_db()))(node);
+            let _server = Server::start(node, "db", 8080);
+            for family in 0..2 {
+                for frontend in [at(HOST[family], 30080), at(EXTERNAL[family], 80)] {
+                    for ask in ASKS {
+                        let (seen, own) = eventually("the service answers", || ask(node, "client", frontend).ok());
+                        assert_eq!(seen, own, "{mode}, {frontend}");
+                    }
+                }
+            }
+        });
+    }
 }
 
 #[test]

@@ -145,6 +145,53 @@ fn monitor_names_endpoint_tuple_and_rule_with_its_line() {
     });
 }
 
+/// A flow that begins is told once at each end that judges it, with the rule that lets it; what goes on is not told.
+#[test]
+fn monitor_shows_flows_that_begin_with_the_rule_that_allows_them() {
+    Node::run(|node| {
+        write(node);
+        node.write(
+            "service.yaml",
+            "apiVersion: weir/v1alpha1\nkind: Service\nmetadata: {name: web}\nspec:\n  frontends:\n  \
+             - {address: 203.0.112.80, port: 80, protocol: UDP, type: external}\n  backends: [{address: 10.10.0.2}]\n",
+        );
+        let agent = node.agent(&[]);
+        converged(&agent);
+        let mut drops = Monitor::start(node, &[]);
+        let mut flows = Monitor::start(node, &["--flows"]);
+        let line = flows.says(&["allow ", "10.10.0.2:80,"], || send(node, "192.0.2.10", WEB[0], 80));
+        for needle in [
+            " egress udp 192.0.2.10:",
+            "(to_endpoint), Endpoint default/web, NetworkPolicy default/web spec.ingress[0]",
+            " rules.yaml:",
+        ] {
+            assert!(line.contains(needle), "{needle}: {line}");
+        }
+        let by = || send(node, "192.0.2.10", "203.0.112.80", 80);
+        let line = flows.says(&["allow ", " -> 10.10.0.2:80 by 203.0.112.80:80, "], by);
+        assert!(line.contains("NetworkPolicy default/web spec.ingress[0]"), "{line}");
+        // Drops are told to both, flows only to who asked.
+        flows.says(&["policy_deny "], || send(node, "192.0.2.10", WEB[0], 82));
+        drops.says(&["policy_deny "], || send(node, "192.0.2.10", WEB[0], 82));
+        assert!(drops.lines().iter().all(|line| !line.starts_with("allow")), "{:?}", drops.lines());
+        let mut json = Monitor::start(node, &["--flows", "-o", "json"]);
+        let line = json.says(&["\"allow\""], || send(node, "192.0.2.10", WEB[0], 80));
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((event["reason"].as_str(), event["rule"]["file"].as_str()), (Some("forwarded"), Some("rules.yaml")));
+        // One flow, many packets: one line an end.
+        let packets = node.inside("client", || {
+            let socket = UdpSocket::bind(("192.0.2.10", 5353)).unwrap();
+            (0..50).for_each(|_| drop(socket.send_to(b"hello", (WEB[0], 80))));
+        });
+        packets.join().unwrap();
+        flows.says(&["192.0.2.10:5353 "], || {});
+        send(node, "192.0.2.10", WEB[0], 82);
+        flows.says(&["policy_deny "], || {});
+        assert_eq!(flows.lines().iter().filter(|line| line.contains("192.0.2.10:5353 ")).count(), 1);
+        assert!(agent.stop().success());
+    });
+}
+
 /// Whoever listens does not keep the agent from stopping, and is told that it is over.
 #[test]
 fn an_agent_stops_while_somebody_monitors() {

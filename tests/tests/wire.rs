@@ -273,7 +273,7 @@ fn at_tc_in_both_modes(test: fn(&mut Kernel, &Wire)) {
 
 /// The policy is about the inner packet, whatever tags are around it.
 #[test]
-fn tagged_frames_at_tc_are_judged_by_the_packet_inside() {
+fn scenario_23_tagged_frames_at_tc_are_judged_by_the_packet_inside() {
     at_tc_in_both_modes(|kernel, wire| {
         for ends in addresses(APP, SERVER) {
             for tags in TAGS {
@@ -290,7 +290,7 @@ fn tagged_frames_at_tc_are_judged_by_the_packet_inside() {
 }
 
 #[test]
-fn truncated_frames_at_tc_are_dropped() {
+fn scenario_23_truncated_frames_at_tc_are_dropped() {
     at_tc_in_both_modes(|kernel, wire| {
         for ends in addresses(APP, SERVER) {
             let whole = datagram(ends, 53);
@@ -311,7 +311,7 @@ fn truncated_frames_at_tc_are_dropped() {
 
 /// 8,000 bytes, in one piece and in several: then the headers are pulled before they are read.
 #[test]
-fn jumbo_frames_at_tc_are_judged_wherever_their_headers_lie() {
+fn scenario_23_jumbo_frames_at_tc_are_judged_wherever_their_headers_lie() {
     at_tc_in_both_modes(|kernel, wire| {
         for ends in addresses(APP, SERVER) {
             for (port, reason) in [(53, Reason::Forwarded), (54, Reason::PolicyDefaultDeny)] {
@@ -378,11 +378,11 @@ fn at_xdp(xdp: &'static str) {
 }
 
 #[test]
-fn native_xdp_filters_tagged_truncated_and_jumbo_frames() {
+fn scenario_23_native_xdp_filters_tagged_truncated_and_jumbo_frames() {
     at_xdp("native");
 }
 
 #[test]
-fn generic_xdp_filters_tagged_truncated_and_jumbo_frames() {
+fn scenario_23_generic_xdp_filters_tagged_truncated_and_jumbo_frames() {
     at_xdp("generic");
 }

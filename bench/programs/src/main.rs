@@ -7,6 +7,8 @@
 #![no_main]
 
 mod flow;
+mod redirect;
+mod service;
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, TC_ACT_OK, TC_ACT_SHOT, xdp_action},
@@ -38,6 +40,8 @@ static LPM6: LpmTrie<[u8; 16], u32, 1048576> = LpmTrie::new();
 
 const ETHERNET: usize = 14;
 const IPV4: u16 = 0x0800;
+/// Of no packet in particular: whoever rewrites one only corrects its checksums.
+const CHECKSUM: [u8; 2] = [0x12, 0x34];
 
 /// Addresses and ports of the next flow, written over what the packet holds. `None` when the packet is too short.
 #[inline(always)]
@@ -57,16 +61,22 @@ fn vary(data: usize, end: usize) -> Option<u32> {
     if data + ETHERNET + 40 + 4 > end {
         return None;
     }
-    // SAFETY: every access below is inside ETHERNET + 44 bytes, just checked.
+    // SAFETY: every access below is inside ETHERNET + 44 bytes, just checked, or inside what is checked right before it.
     unsafe {
         let kind = u16::from_be_bytes(*((data + 12) as *const [u8; 2]));
         let ports = if kind == IPV4 {
             *((data + ETHERNET + 12) as *mut [u8; 4]) = last_four(&flow.source);
             *((data + ETHERNET + 16) as *mut [u8; 4]) = last_four(&flow.destination);
+            // What a program under test rewrote is as it was: the checksums, too.
+            *((data + ETHERNET + 10) as *mut [u8; 2]) = CHECKSUM;
+            *((data + ETHERNET + 36) as *mut [u8; 2]) = CHECKSUM;
             data + ETHERNET + 20
         } else {
             *((data + ETHERNET + 8) as *mut [u8; 16]) = flow.source.0;
             *((data + ETHERNET + 24) as *mut [u8; 16]) = flow.destination.0;
+            if data + ETHERNET + 58 <= end {
+                *((data + ETHERNET + 56) as *mut [u8; 2]) = CHECKSUM;
+            }
             data + ETHERNET + 40
         };
         *(ports as *mut [u8; 2]) = port_be.to_ne_bytes();

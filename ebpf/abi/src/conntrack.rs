@@ -57,14 +57,18 @@ pub struct ConntrackEntry {
     /// With `service`.
     pub service_port_be: u16,
     /// Of a flow whose source is rewritten where it leaves the node: the node's port, or identifier, 0 for none yet.
+    /// With [`ct_flags::SERVICE`]: that of the flow to the backend, as XDP last found it.
     pub nat_port_be: u16,
     /// Of a flow: the frontend that its original source believes to speak to, 0 for none. With
     /// [`ct_flags::SERVICE`]: the backend's address; then `egress` is the verdict "allow" of the epoch in which the
     /// backend was last known to be the service's, `source_incarnation` the backend's number and
     /// `destination_incarnation` its incarnation.
     pub service: Address,
+    /// The epoch in which it was made.
+    #[cfg(feature = "next-layout")]
+    pub born: u64,
 }
-const _: () = assert!(size_of::<ConntrackEntry>() == 64);
+const _: () = assert!(size_of::<ConntrackEntry>() == if cfg!(feature = "next-layout") { 72 } else { 64 });
 
 /// Key of `fragments`: where a later fragment finds the ports of the first.
 #[repr(C)]

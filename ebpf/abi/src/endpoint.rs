@@ -33,6 +33,10 @@ pub mod interface_flags {
     pub const PREFILTER_DESTINATION: u32 = 1 << 3;
     /// Weir owns both ends of the veth: packets from it must carry one of the endpoint's addresses.
     pub const CHECK_SOURCE: u32 = 1 << 4;
+    /// What is for this endpoint, and was allowed by both ends, may go to its device without the stack.
+    pub const DELIVER: u32 = 1 << 5;
+    /// The device's other end is in another network namespace: straight to there.
+    pub const PEER: u32 = 1 << 6;
 }
 
 /// Value of `interfaces`, keyed by ifindex: what a program must know about the device it runs on.

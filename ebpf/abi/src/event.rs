@@ -3,10 +3,10 @@ use crate::Address;
 /// Size of the `events` ring buffer.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
-/// One dropped packet, as it is reported through the `events` ring buffer.
+/// One packet that was dropped, or that began a flow, as it is reported through the `events` ring buffer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DropEvent {
+pub struct PacketEvent {
     /// `bpf_ktime_get_ns`.
     pub time_ns: u64,
     pub source: Address,
@@ -29,5 +29,9 @@ pub struct DropEvent {
     /// Length of the frame.
     pub length: u32,
     pub epoch: u64,
+    /// Whom its sender believes to speak to, where a service turned it into another; port 0 for nobody else.
+    pub frontend: Address,
+    pub frontend_port_be: u16,
+    pub reserved: [u8; 6],
 }
-const _: () = assert!(size_of::<DropEvent>() == 80);
+const _: () = assert!(size_of::<PacketEvent>() == 104);

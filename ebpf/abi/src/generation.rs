@@ -64,5 +64,9 @@ pub struct Runtime {
     pub generation: u64,
     /// Added to jiffies: 0 in production, the simulated hours of a test.
     pub clock_offset: u64,
+    /// Until then (in jiffies, without the offset) somebody wants to be told of every flow that begins.
+    pub tell_flows_until: u64,
+    /// The network namespace whose sockets are the host's, by the kernel's number (`SO_NETNS_COOKIE`).
+    pub netns_cookie: u64,
 }
-const _: () = assert!(size_of::<Runtime>() == 16);
+const _: () = assert!(size_of::<Runtime>() == 32);

@@ -19,6 +19,7 @@ mod prefilter;
 mod reason;
 mod service;
 mod settings;
+mod socket;
 mod tables;
 mod trace;
 pub mod tree;
@@ -27,7 +28,7 @@ mod verdict;
 pub use address::Address;
 pub use conntrack::{ConntrackEntry, ConntrackKey, FragmentKey, FragmentPorts, ct_flags};
 pub use endpoint::{EndpointInfo, InterfaceInfo, identity, interface_flags};
-pub use event::{DropEvent, EVENT_RING_BYTES};
+pub use event::{EVENT_RING_BYTES, PacketEvent};
 pub use generation::{EPOCH_BITS, Generation, Runtime, Side};
 pub use nat::{NatEntry, NatKey};
 pub use policy::{
@@ -40,10 +41,11 @@ pub use prefilter::{
 };
 pub use reason::{Direction, METRIC_SLOTS, Reason, metric_slot};
 pub use service::{
-    AffinityEntry, AffinityKey, BackendInfo, FrontendInfo, FrontendKey, ServiceInfo, SourceRangeKey, backend_flags,
-    frontend_flags, service_flags,
+    AffinityEntry, AffinityKey, BackendInfo, FrontendInfo, FrontendKey, LOOPBACK_V4, LOOPBACK_V6, ServiceInfo,
+    SourceRangeKey, backend_flags, frontend_flags, service_flags,
 };
 pub use settings::{Settings, settings_flags};
+pub use socket::{SocketEntry, SocketKey, socket_peer};
 pub use tables::{ABI_VERSION, KernelTable, RULE_COUNTERS, TableKind, runtime_tables, sided_tables};
 pub use trace::{ANSWER_MARK, TraceCell, next_hook, tc_action, xdp_action};
 pub use verdict::{RULE_BITS, RULE_NONE, VerdictWord, flow_verdict};

@@ -108,10 +108,13 @@ const _: () = assert!(size_of::<PolicyEntry>() == 8);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SubjectInfo {
+    /// In front, so that nothing is where this version looks for it.
+    #[cfg(feature = "next-layout")]
+    pub next: u64,
     pub deny_classes: [u64; 2],
     pub allow_classes: [u64; 2],
     /// 1 when what no rule allows is denied. Deny rules hold even where this is 0.
     pub default_deny: [u32; 2],
     pub reserved: [u32; 2],
 }
-const _: () = assert!(size_of::<SubjectInfo>() == 48);
+const _: () = assert!(size_of::<SubjectInfo>() == if cfg!(feature = "next-layout") { 56 } else { 48 });

@@ -128,6 +128,11 @@ pub struct SourceRangeKey {
 }
 const _: () = assert!(size_of::<SourceRangeKey>() == 24);
 
+/// Who an endpoint sees as its client when it is itself the backend of the service that it asked: its own address would
+/// never leave it. An address of Cilium's for the same purpose; the IPv6 one is of a prefix of our own (RFC 4193).
+pub const LOOPBACK_V4: Address = Address::from_v4([169, 254, 42, 1]);
+pub const LOOPBACK_V6: Address = Address([0xfd, 0x57, 0x65, 0x69, 0x72, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
 /// Key of `affinity`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

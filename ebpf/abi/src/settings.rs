@@ -1,3 +1,5 @@
+use crate::Address;
+
 /// Bits of [`Settings::flags`].
 pub mod settings_flags {
     /// Some policy selects the host: network devices look for packets from and to host addresses.
@@ -8,6 +10,12 @@ pub mod settings_flags {
     pub const SERVICES: u32 = 1 << 2;
     /// What endpoints send to the world outside leaves under the node's address.
     pub const MASQUERADE: u32 = 1 << 3;
+    /// Some endpoint's device takes what is for it without the stack.
+    pub const DELIVER: u32 = 1 << 4;
+    /// XDP on network devices sends on what belongs to known flows of clients outside.
+    pub const XDP_BALANCER: u32 = 1 << 5;
+    /// Sockets of the host reach services by themselves.
+    pub const SOCKETS: u32 = 1 << 6;
 }
 
 /// The only value of `settings`. Timeouts are whole seconds.
@@ -27,8 +35,11 @@ pub struct Settings {
     /// Lengths of the prefixes to which nothing is masqueraded, as a service's source ranges: of service 0.
     pub exempt_v4: u64,
     pub exempt_v6: [u64; 3],
+    /// An address of the host of each family, all zero for none: its node ports are the loopback's too, for sockets.
+    pub node_v4: Address,
+    pub node_v6: Address,
 }
-const _: () = assert!(size_of::<Settings>() == 64);
+const _: () = assert!(size_of::<Settings>() == 96);
 
 impl Default for Settings {
     /// Cilium's lifetimes: `--bpf-ct-timeout-*`.
@@ -45,6 +56,8 @@ impl Default for Settings {
             reserved: 0,
             exempt_v4: 0,
             exempt_v6: [0; 3],
+            node_v4: Address::default(),
+            node_v6: Address::default(),
         }
     }
 }

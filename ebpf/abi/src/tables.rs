@@ -3,12 +3,12 @@
 use crate::{
     Address, AffinityEntry, AffinityKey, BackendInfo, ClassCell, ConntrackEntry, ConntrackKey, Counter,
     EVENT_RING_BYTES, EndpointInfo, FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, METRIC_SLOTS,
-    NatEntry, NatKey, PolicyEntry, PolicyKey, PrefilterClass, Runtime, ServiceInfo, Settings, SourceRangeKey,
-    SubjectInfo, TraceCell, tree::Line,
+    NatEntry, NatKey, PolicyEntry, PolicyKey, PrefilterClass, Runtime, ServiceInfo, Settings, SocketEntry, SocketKey,
+    SourceRangeKey, SubjectInfo, TraceCell, tree::Line,
 };
 
-/// Raised by hand when the meaning of a field changes and its size does not.
-pub const ABI_VERSION: u32 = 3;
+/// Raised by hand when the meaning of something changes, other than of a table that traffic fills, and its size does not.
+pub const ABI_VERSION: u32 = 4;
 
 /// Name of the table of rule counters: one mappable array of [`Counter`], index `cpu * rules + rule`.
 pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
@@ -35,10 +35,15 @@ pub struct KernelTable {
     pub value_size: u32,
     /// 0: sized when it is created, from `NodeConfig` or from what the set needs.
     pub max_entries: u32,
+    /// Raised by hand when the meaning of a field changes. A table that traffic fills goes over from one version of
+    /// Weir to another where this is the same in both: as it is, if its sizes are the same as well; else conntrack's
+    /// entries are copied, so a [`ConntrackEntry`] may only grow at its end, and what is zero there was not known.
+    pub layout: u32,
 }
 
 const fn table<K, V>(name: &'static str, kind: TableKind, max_entries: u32) -> KernelTable {
-    KernelTable { name, kind, key_size: size_of::<K>() as u32, value_size: size_of::<V>() as u32, max_entries }
+    let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
+    KernelTable { name, kind, key_size, value_size, max_entries, layout: 1 }
 }
 
 /// Tables that manifests fill: each is an `ARRAY_OF_MAPS` of two inner maps of this shape.
@@ -70,6 +75,7 @@ pub const fn runtime_tables() -> &'static [KernelTable] {
         table::<FragmentKey, FragmentPorts>("FRAGMENTS", TableKind::LruHash, 0),
         table::<AffinityKey, AffinityEntry>("AFFINITY", TableKind::LruHash, 0),
         table::<NatKey, NatEntry>("NAT", TableKind::LruHash, 0),
+        table::<SocketKey, SocketEntry>("SOCKETS", TableKind::LruHash, 0),
         table::<u32, Counter>("METRICS", TableKind::PerCpuArray, METRIC_SLOTS),
         table::<u32, Counter>(RULE_COUNTERS, TableKind::MappedArray, 0),
         table::<u32, TraceCell>("TRACE", TableKind::PerCpuArray, 1),
@@ -79,6 +85,7 @@ pub const fn runtime_tables() -> &'static [KernelTable] {
             key_size: 0,
             value_size: 0,
             max_entries: EVENT_RING_BYTES,
+            layout: 1,
         },
     ];
     TABLES

@@ -29,6 +29,8 @@ pub const ANSWER_MARK: u32 = 0x5745_4952;
 pub mod xdp_action {
     pub const DROP: u32 = 1;
     pub const PASS: u32 = 2;
+    /// Back out of the device that it came in by.
+    pub const TX: u32 = 3;
 }
 
 /// Value of the per-CPU `trace` table: what the last run on this CPU decided. Written only by the instance that is

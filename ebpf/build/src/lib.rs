@@ -37,9 +37,9 @@ impl fmt::Display for BuildError {
 
 impl std::error::Error for BuildError {}
 
-/// Builds the binary `name` of the package in `package`, with everything in `inputs` as what it depends on, and
-/// returns the object's path. To be called from a build script: artifacts go below `OUT_DIR`.
-pub fn object(package: &Path, name: &str, inputs: &[&Path]) -> Result<PathBuf, BuildError> {
+/// Builds the binary `name` of the package in `package` with `features`, with everything in `inputs` as what it depends
+/// on, and returns the object's path. To be called from a build script: artifacts go below `OUT_DIR`.
+pub fn object(package: &Path, name: &str, features: &[&str], inputs: &[&Path]) -> Result<PathBuf, BuildError> {
     for input in inputs {
         println!("cargo::rerun-if-changed={}", input.display());
     }
@@ -71,6 +71,7 @@ pub fn object(package: &Path, name: &str, inputs: &[&Path]) -> Result<PathBuf, B
         .env("PATH", format!("{}:/usr/bin:/bin", linker.display()))
         .current_dir(package)
         .args(["build", "--locked", "--release", "-Z", "build-std=core", "--target", TARGET, "--bin", name])
+        .args(["--features", &features.join(",")])
         .stdin(Stdio::null());
     let status = command
         .status()

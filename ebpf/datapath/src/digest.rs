@@ -18,18 +18,21 @@ static KEY: LazyLock<[u64; WORDS + 2]> = LazyLock::new(|| {
 });
 static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one("entries"));
 
-/// Words of eight bytes in a value at most: in all that are large.
-const WORDS: usize = 8;
+/// Words of eight bytes in a value at most.
+const WORDS: usize = 12;
+/// In those of large tables, which are not to pay for more.
+const USUAL: usize = 8;
 
 /// Of the family of wyhash and XXH3: two words, each under its part of the key, are multiplied in full, and both halves
 /// of the product folded. No product waits for another, and words go from memory to the multiplier: a hasher of bytes
 /// took five times as long.
-fn mix(key: &[u64; WORDS + 2], index: usize, words: [u64; WORDS]) -> u64 {
+fn mix<T: Plain>(key: &[u64; WORDS + 2], index: usize, words: [u64; WORDS]) -> u64 {
     let fold = |a: u64, b: u64| {
         let product = u128::from(a) * u128::from(b);
         product as u64 ^ (product >> 64) as u64
     };
-    let lanes = (0..WORDS).step_by(2).map(|at| fold(words[at] ^ key[at], words[at + 1] ^ key[at + 1]));
+    let used = const { if words_of::<T>() > USUAL { WORDS } else { USUAL } };
+    let lanes = (0..used).step_by(2).map(|at| fold(words[at] ^ key[at], words[at + 1] ^ key[at + 1]));
     fold(lanes.fold(0, u64::wrapping_add) ^ key[WORDS], index as u64 ^ key[WORDS + 1])
 }
 
@@ -45,7 +48,7 @@ pub fn of_value<T: Plain>(index: usize, value: &T) -> u64 {
     let mut words = [0; WORDS];
     let (chunks, _) = bytes_of(value).as_chunks::<8>();
     words.iter_mut().zip(&chunks[..const { words_of::<T>() }]).for_each(|(to, from)| *to = u64::from_ne_bytes(*from));
-    mix(&KEY, index, words)
+    mix::<T>(&KEY, index, words)
 }
 
 /// The digest of all values.
@@ -55,7 +58,7 @@ pub fn of_mapping<T: Plain>(mapping: &Mapping<T>) -> u64 {
     values.enumerate().fold(0, |sum: u64, (index, value)| {
         let mut words = [0; WORDS];
         words.iter_mut().zip(value).for_each(|(to, from)| *to = from.load(Ordering::Relaxed));
-        sum.wrapping_add(mix(&key, index, words))
+        sum.wrapping_add(mix::<T>(&key, index, words))
     })
 }
 

@@ -32,17 +32,11 @@ impl Machine {
         let kernel = read("/proc/sys/kernel/osrelease");
         let mut numbers = kernel.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        let mounts = read("/proc/thread-self/mounts");
-        let cgroup2 = mounts.lines().find_map(|line| {
-            let mut words = line.split(' ');
-            let (place, kind) = (words.nth(1)?, words.next()?);
-            (kind == "cgroup2").then(|| PathBuf::from(place))
-        });
         Self {
             version,
             missing_capabilities: missing_capabilities(),
             bpffs: Pins::new(pin_dir.to_owned()).check().is_ok(),
-            cgroup2,
+            cgroup2: cgroup2(),
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             tcx: has_tcx(),
             jit: read("/proc/sys/net/core/bpf_jit_enable") != "0",
@@ -51,6 +45,16 @@ impl Machine {
             kernel,
         }
     }
+}
+
+/// Where cgroup2 is mounted, first of all.
+pub fn cgroup2() -> Option<PathBuf> {
+    let mounts = read("/proc/thread-self/mounts");
+    mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let (place, kind) = (words.nth(1)?, words.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(place))
+    })
 }
 
 /// Those of [`NEEDED`] that this thread does not have in effect.

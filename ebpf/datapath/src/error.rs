@@ -46,6 +46,10 @@ pub fn attach(error: AttachError) -> DatapathError {
         {
             DatapathError::NotPermitted { capability: "CAP_BPF and CAP_NET_ADMIN", cause: cause.to_string() }
         }
+        AttachError::NoCgroup { program } => DatapathError::Unsupported {
+            what: format!("attaching {program}"),
+            cause: "cgroup2 is not mounted; mount it with `mount -t cgroup2 none /sys/fs/cgroup`".to_owned(),
+        },
         AttachError::Attach { program, interface, cause } => DatapathError::Failed {
             doing: "attaching",
             what: format!("{program} to {interface}"),

@@ -1,6 +1,7 @@
 //! The generation word, and waiting until no program runs on the side that it left.
 use std::{
     io,
+    mem::offset_of,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::atomic::Ordering,
     time::{SystemTime, UNIX_EPOCH},
@@ -38,6 +39,22 @@ impl Word {
         self.0.read(0).clock_offset
     }
 
+    /// Until when (in jiffies) programs tell of flows that begin. Nothing that is kept: no store that is counted.
+    pub fn tell_flows_until(&self, jiffies: u64) {
+        self.0.words()[offset_of!(Runtime, tell_flows_until) / 8].store(jiffies, Ordering::Relaxed);
+    }
+
+    /// Whose sockets are the host's: the network namespace of this thread.
+    pub fn set_netns(&self) -> io::Result<()> {
+        let cookie = sys::netns_cookie()?;
+        let word = &self.0.words()[offset_of!(Runtime, netns_cookie) / 8];
+        if word.load(Ordering::Relaxed) != cookie {
+            word.store(cookie, Ordering::SeqCst);
+            count_stores(1);
+        }
+        Ok(())
+    }
+
     /// Jiffies that programs add to the clock: the simulated hours of a test.
     pub fn set_clock_offset(&mut self, jiffies: u64) {
         let runtime = Runtime { clock_offset: jiffies, ..self.0.read(0) };
@@ -47,11 +64,12 @@ impl Word {
     }
 }
 
-/// The first generation of a word that is made anew. Its conntrack is made anew with it; the epoch begins at the time
-/// of day all the same, so that it is not one that another word had.
-pub fn first() -> Generation {
+/// The first generation of a word that is made anew. Its conntrack is made anew with it, or comes from another version,
+/// whose epochs end at `beyond`; the epoch begins at the time of day all the same, so that it is not one that another word
+/// had.
+pub fn first(beyond: u64) -> Generation {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_secs());
-    Generation { side: Side::A, epoch: seconds.max(1) }
+    Generation { side: Side::A, epoch: seconds.max(beyond + 1) }
 }
 
 /// A private map of maps. Updating one returns when every program that was running has ended (7 ms on average).

@@ -3,20 +3,22 @@ use std::{collections::BTreeMap, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use weir_abi::{Generation, Side};
 use weir_plan::{
-    Capacity, Datapath, DatapathError, InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts, Observed, Probe,
+    Capacity, Datapath, DatapathError, Delivery, InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts, Observed, Probe,
     ProbeStep, Session, TableCopy, Tables, TablesDelta, WiringDelta,
 };
 
 use crate::{
     attach::Attacher,
     clock::Clock,
+    doctor::cgroup2,
     error::{Result, failed, netlink},
     generation::Barrier,
     live::{Finder, Foreseen, Live},
     mapped::stores,
     maps::Map,
-    netlink::{Netlink, Scope, netns_exists},
+    netlink::{Link, Netlink, Scope, netns_exists},
     pins::{Pins, entries},
+    prepare::Former,
     programs::{Loading, Programs},
     sys,
     test_run::CheckInstance,
@@ -69,7 +71,13 @@ pub struct Kernel {
     pub(crate) pinned: bool,
     /// Grace has returned for the last flip, in this process.
     pub(crate) quiet: bool,
+    /// Sockets of the host may speak to backends that are no more.
+    pub(crate) orphans: bool,
     barrier: Option<Barrier>,
+    /// The last epoch of another version's words: ours come after it.
+    pub(crate) beyond: u64,
+    /// Conntrack's tables of another version, until its programs are replaced.
+    pub(crate) handed_over: Vec<Former>,
     /// Made when somebody first asks how long flows have yet.
     pub(crate) clock: Option<Arc<Clock>>,
     /// What each side's `interfaces` was last seen to call which index.
@@ -95,7 +103,11 @@ impl Kernel {
             current: false,
             pinned: false,
             quiet: false,
+            // Whoever flipped last may have died before it ended them.
+            orphans: true,
             barrier: None,
+            beyond: 0,
+            handed_over: Vec::new(),
             clock: None,
             names: Default::default(),
         };
@@ -197,6 +209,16 @@ pub(crate) fn not_prepared() -> DatapathError {
     DatapathError::Failed { doing: "using", what: "the tables".to_owned(), cause: "they are not made yet".to_owned() }
 }
 
+/// A veth's other end is reached directly; a TAP device takes frames for a virtual machine.
+fn delivery(link: &Link) -> Delivery {
+    match (&*link.kind, link.peer_elsewhere) {
+        ("veth", true) => Delivery::Peer,
+        ("veth", false) => Delivery::Device,
+        ("tun", _) if link.mac.is_some() => Delivery::Device,
+        _ => Delivery::Stack,
+    }
+}
+
 /// Those of the ids that are tables of Weir.
 fn maps_by_id(mut ids: Vec<u32>) -> std::io::Result<Vec<Map>> {
     ids.sort_unstable();
@@ -232,6 +254,7 @@ impl Datapath for Kernel {
                 loopback: link.loopback,
                 addresses: of(link.ifindex).collect(),
                 ours: wiring::is_ours(link),
+                delivery: delivery(link),
             })
             .collect();
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
@@ -242,7 +265,7 @@ impl Datapath for Kernel {
         addresses.dedup();
         let netns =
             netns.iter().map(|netns| NetnsFacts { netns: netns.clone(), exists: netns_exists(netns) }).collect();
-        Ok(NodeFacts { interfaces, addresses, netns, tcx: crate::doctor::has_tcx() })
+        Ok(NodeFacts { interfaces, addresses, netns, tcx: crate::doctor::has_tcx(), cgroup2: cgroup2().is_some() })
     }
 
     fn observe(&mut self) -> Result<Option<Observed>> {
@@ -288,15 +311,19 @@ impl Datapath for Kernel {
         self.finish_loading()?;
         // The side that goes live was staged after the last grace; one that was not must be quiet all the same.
         self.ensure_quiet()?;
+        let beyond = self.beyond;
         let live = self.live()?;
-        let next = live.word.get().flipped();
+        let flipped = live.word.get().flipped();
+        let next = Generation { epoch: flipped.epoch.max(beyond + 1), ..flipped };
         live.word.set(next);
         self.quiet = false;
         Ok(next)
     }
 
     fn grace(&mut self) -> Result<()> {
-        self.ensure_quiet()
+        self.ensure_quiet()?;
+        self.end_orphans();
+        Ok(())
     }
 
     fn tear(&mut self, delta: &WiringDelta) -> Result<()> {

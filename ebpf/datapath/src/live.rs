@@ -36,6 +36,7 @@ pub struct Live {
     pub fragments: Option<Map>,
     pub affinity: Option<Map>,
     pub nat: Option<Map>,
+    pub sockets: Option<Map>,
     pub metrics: Option<Map>,
     pub rule_counters: Option<Map>,
     pub trace: Option<Map>,
@@ -143,6 +144,7 @@ impl Live {
             fragments: finder.single("FRAGMENTS")?,
             affinity: finder.single("AFFINITY")?,
             nat: finder.single("NAT")?,
+            sockets: finder.single("SOCKETS")?,
             metrics: finder.single("METRICS")?,
             rule_counters: finder.single(weir_abi::RULE_COUNTERS)?,
             trace: finder.single("TRACE")?,
@@ -150,11 +152,12 @@ impl Live {
         }))
     }
 
-    /// A new generation word and no table yet. Conntrack, which speaks of epochs, is made anew with it.
-    pub fn cold() -> io::Result<Self> {
+    /// A new generation word, whose epochs begin after `beyond`, and no table yet. Conntrack, which speaks of epochs, is
+    /// made anew with it, or has none later than that.
+    pub fn cold(beyond: u64) -> io::Result<Self> {
         let runtime = Map::create("RUNTIME", &spec(table("RUNTIME"), 1), None)?;
         let word = Word::new(&runtime)?;
-        word.set(first());
+        word.set(first(beyond));
         Ok(Self {
             settings: None,
             interfaces: None,
@@ -175,6 +178,7 @@ impl Live {
             fragments: None,
             affinity: None,
             nat: None,
+            sockets: None,
             metrics: None,
             rule_counters: None,
             trace: None,
@@ -206,6 +210,7 @@ impl Live {
         made |= fill(&mut self.services, || ServiceTable::create(need.services, need.slot_lines))?;
         made |= fill(&mut self.backends, || MappedTable::create(table("BACKENDS"), class(need.backends, BACKENDS)))?;
         made |= fill(&mut self.nat, || single("NAT", need.capacity.nat))?;
+        made |= fill(&mut self.sockets, || single("SOCKETS", need.capacity.sockets))?;
         made |= fill(&mut self.affinity, || single("AFFINITY", need.capacity.affinity))?;
         made |= fill(&mut self.fragments, || single("FRAGMENTS", need.capacity.fragments))?;
         made |= fill(&mut self.metrics, || single("METRICS", 0))?;
@@ -249,6 +254,21 @@ impl Live {
         Ok(())
     }
 
+    /// The tables that traffic fills, which outlive a version of Weir.
+    pub fn of_traffic(&mut self) -> [(&'static str, &mut Option<Map>); 9] {
+        [
+            ("CONNTRACK_TCP", &mut self.conntrack_tcp),
+            ("CONNTRACK_OTHER", &mut self.conntrack_other),
+            ("FRAGMENTS", &mut self.fragments),
+            ("AFFINITY", &mut self.affinity),
+            ("NAT", &mut self.nat),
+            ("SOCKETS", &mut self.sockets),
+            ("METRICS", &mut self.metrics),
+            (weir_abi::RULE_COUNTERS, &mut self.rule_counters),
+            ("EVENTS", &mut self.events),
+        ]
+    }
+
     /// Every map that has a pin, by table.
     pub fn maps(&self) -> Vec<(&'static str, &Map)> {
         let mut maps: Vec<(&'static str, &Map)> = vec![("RUNTIME", &self.runtime)];
@@ -261,6 +281,7 @@ impl Live {
             ("FRAGMENTS", &self.fragments),
             ("AFFINITY", &self.affinity),
             ("NAT", &self.nat),
+            ("SOCKETS", &self.sockets),
             ("METRICS", &self.metrics),
             (weir_abi::RULE_COUNTERS, &self.rule_counters),
             ("TRACE", &self.trace),
@@ -305,6 +326,7 @@ impl Live {
             fragments: entries(&self.fragments),
             affinity: entries(&self.affinity),
             nat: entries(&self.nat),
+            sockets: entries(&self.sockets),
             rules: self.rules(),
         }
     }

@@ -1,7 +1,12 @@
 //! Where everything is pinned: `<pin-dir>/<abi hash>/<TABLE>`, `<pin-dir>/<abi hash>/programs/<n>-<object>/<program>`
 //! and `<pin-dir>/links/`. Pins are replaced by rename, never removed first.
+//!
+//! The symbolic link `<pin-dir>/<abi hash>/layouts` tells a version with another hash which layout each table that traffic
+//! fills has: the one thing in a BPF file system that can hold a text.
 use std::{
+    collections::BTreeMap,
     fs, io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -68,7 +73,14 @@ impl Pins {
 
     pub fn make(&self) -> Result<()> {
         self.check()?;
-        fs::create_dir_all(self.programs()).map_err(|cause| failed("creating", self.programs().display(), cause))
+        fs::create_dir_all(self.programs()).map_err(|cause| failed("creating", self.programs().display(), cause))?;
+        let path = self.root.join(LAYOUTS);
+        match symlink(layouts_text(), &path) {
+            Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => {
+                Err(failed("creating", path.display(), cause))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Directories of other ABIs: what an older or newer Weir left.
@@ -107,6 +119,20 @@ pub fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+const LAYOUTS: &str = "layouts";
+
+fn layouts_text() -> String {
+    let text = runtime_tables().iter().map(|table| format!("{}={}", table.name, table.layout));
+    text.collect::<Vec<_>>().join(",")
+}
+
+/// The layout of each table that traffic fills, as a version of Weir noted it; none where it did not.
+pub fn layouts(directory: &Path) -> BTreeMap<String, u32> {
+    let Ok(text) = fs::read_link(directory.join(LAYOUTS)) else { return BTreeMap::new() };
+    let each = text.to_str().unwrap_or_default().split(',').filter_map(|table| table.split_once('='));
+    each.filter_map(|(name, layout)| Some((name.to_owned(), layout.parse().ok()?))).collect()
+}
+
 /// Removes a directory of pins and all that is in it.
 pub fn remove_tree(directory: &Path) -> io::Result<()> {
     for path in entries(directory)? {
@@ -125,7 +151,7 @@ pub fn abi_hash() -> String {
     let mut table = |table: &KernelTable| {
         hash.update(table.name.as_bytes());
         hash.update([0, table.kind as u8]);
-        for number in [table.key_size, table.value_size, table.max_entries] {
+        for number in [table.key_size, table.value_size, table.max_entries, table.layout] {
             hash.update(number.to_le_bytes());
         }
     };

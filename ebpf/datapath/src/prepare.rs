@@ -2,12 +2,13 @@
 use std::os::fd::AsFd as _;
 
 use weir_abi::{
-    ConntrackEntry, ConntrackKey, Counter, EndpointInfo, FrontendInfo, FrontendKey, InterfaceInfo, PolicyEntry,
-    PolicyKey, SourceRangeKey, SubjectInfo, settings_flags,
+    ConntrackEntry, Counter, EndpointInfo, FrontendInfo, FrontendKey, InterfaceInfo, PolicyEntry, PolicyKey,
+    SourceRangeKey, SubjectInfo, settings_flags,
 };
 use weir_plan::{Capacity, DatapathError, Hook, Tables};
 
 use crate::{
+    attach::Way,
     clock::jiffies_per_second,
     doctor::missing_capabilities,
     error::{Result, attach, failed, netlink},
@@ -17,7 +18,7 @@ use crate::{
     mapped::Mapped,
     maps::Map,
     prefix_tree::lines_estimate,
-    programs::{FORMER, Globals, Loading, Programs},
+    programs::{Globals, Loading, Programs},
     services::slot_lines,
     sided::{MappedTable, Sided},
     sys::{self, Batch, Plain},
@@ -53,6 +54,7 @@ impl Kernel {
         self.finish_loading()?;
         let need = Need::of(tables, capacity);
         let making = |cause| failed("making", "the tables", cause);
+        let predecessor = self.predecessor()?;
         let mut changed = !self.current || !self.pinned;
         if self.live.is_none() {
             // Nothing is begun that could not be ended.
@@ -60,7 +62,11 @@ impl Kernel {
             if let Some(capability) = missing_capabilities().first() {
                 return Err(DatapathError::NotPermitted { capability, cause: "not in effect".to_owned() });
             }
-            self.live = Some(Live::cold().map_err(making)?);
+            let mut live = Live::cold(self.beyond).map_err(making)?;
+            if let Some(predecessor) = &predecessor {
+                predecessor.hand_over(&mut live).map_err(making)?;
+            }
+            self.live = Some(live);
             // No program has seen these tables yet.
             self.quiet = true;
             changed = true;
@@ -69,10 +75,23 @@ impl Kernel {
         changed |= self.live()?.complete(&need, foreseen).map_err(making)?;
         self.grow_hashes(&need)?;
         let (grown, former) = self.grow_arrays(&need)?;
-        if !former.is_empty() {
+        // Another version's programs make flows in its tables until `tear` replaces them.
+        let handed_over = match predecessor {
+            Some(predecessor) => predecessor.conntrack(self.live()?).map_err(making)?,
+            None => Vec::new(),
+        };
+        if let Some(first) = handed_over.first() {
+            let entry = first.from.spec().value_size;
+            self.pin_former(&handed_over)?;
+            self.handed_over = handed_over;
+            self.begin_loading(likely(tables), entry)?;
+            if self.programs.is_some() {
+                self.finish_loading()?;
+            }
+        } else if !former.is_empty() {
             self.move_conntrack(&former)?;
         } else if changed || grown {
-            self.begin_loading(likely(tables), false)?;
+            self.begin_loading(likely(tables), 0)?;
             // Where programs run, they are to be replaced now; where none does, tables can be filled meanwhile.
             if self.programs.is_some() {
                 self.finish_loading()?;
@@ -84,27 +103,9 @@ impl Kernel {
     /// Conntrack has new tables: at first the programs take each flow over that they miss; when all have come, they
     /// forget the former tables.
     fn move_conntrack(&mut self, former: &[Former]) -> Result<()> {
-        self.pins.make()?;
-        for (name, current) in FORMER {
-            let path = self.pins.table(name);
-            // Of the table that stays, former and new are one.
-            let tables = self.live()?.maps();
-            let staying = tables.into_iter().find(|(name, _)| *name == current).map(|(_, map)| map);
-            let from = former.iter().find(|former| former.name == current).map(|former| &former.from).or(staying);
-            let map = from.map(|map| Map::by_id(map.id())).transpose();
-            let map = map.map_err(|cause| failed("holding", current, cause))?.ok_or_else(not_prepared)?;
-            sys::pin_replace(map.as_fd(), &path).map_err(|cause| failed("pinning", path.display(), cause))?;
-        }
-        self.load(true)?;
-        for Former { name, from, to } in former {
-            copy_conntrack(from, to).map_err(|cause| failed("moving", name, cause))?;
-        }
-        self.load(false)?;
-        for (name, _) in FORMER {
-            let path = self.pins.table(name);
-            std::fs::remove_file(&path).map_err(|cause| failed("unpinning", path.display(), cause))?;
-        }
-        Ok(())
+        self.pin_former(former)?;
+        self.load(size_of::<ConntrackEntry>() as u32)?;
+        self.end_move(former)
     }
 
     /// A hash of the standby side gets a larger inner map; the active side's turn comes when it is standby.
@@ -188,9 +189,11 @@ impl Kernel {
             live.fragments = Some(single("FRAGMENTS", need.capacity.fragments).map_err(larger)?);
             grown = true;
         }
-        for (place, name, entries) in
-            [(&mut live.affinity, "AFFINITY", need.capacity.affinity), (&mut live.nat, "NAT", need.capacity.nat)]
-        {
+        for (place, name, entries) in [
+            (&mut live.affinity, "AFFINITY", need.capacity.affinity),
+            (&mut live.nat, "NAT", need.capacity.nat),
+            (&mut live.sockets, "SOCKETS", need.capacity.sockets),
+        ] {
             if place.as_ref().is_some_and(|map| map.entries() != entries) {
                 *place = Some(single(name, entries).map_err(larger)?);
                 grown = true;
@@ -201,17 +204,17 @@ impl Kernel {
 
     /// Pins the tables, loads the programs against them, and puts these in the place of those that run.
     pub(crate) fn reload(&mut self) -> Result<()> {
-        self.load(false)
+        self.load(0)
     }
 
-    fn load(&mut self, former: bool) -> Result<()> {
+    fn load(&mut self, former: u32) -> Result<()> {
         self.finish_loading()?;
         self.begin_loading(Vec::new(), former)?;
         self.finish_loading()
     }
 
     /// Starts to load the programs that are in use, and those of `hooks`.
-    fn begin_loading(&mut self, mut hooks: Vec<Hook>, former: bool) -> Result<()> {
+    fn begin_loading(&mut self, mut hooks: Vec<Hook>, former: u32) -> Result<()> {
         self.pins.make()?;
         let pins = self.pins.clone();
         pins.sweep().map_err(|cause| failed("clearing", pins.root().display(), cause))?;
@@ -225,7 +228,8 @@ impl Kernel {
     }
 
     fn globals(&mut self) -> Result<Globals> {
-        Ok(Globals { rules: self.live()?.rules(), hz: jiffies_per_second()?, trace: self.options.trace, former: false })
+        let former = self.handed_over.first().map_or(0, |former| former.from.spec().value_size);
+        Ok(Globals { rules: self.live()?.rules(), hz: jiffies_per_second()?, trace: self.options.trace, former })
     }
 
     /// Waits for the verifier, where it is still at work.
@@ -266,7 +270,10 @@ impl Kernel {
         let attached = self.attacher.attached(&mut self.netlink, &links).map_err(attach)?;
         let word = self.live()?.runtime.id();
         for found in attached {
-            let Some(device) = links.iter().find(|link| link.ifindex == found.ifindex) else { continue };
+            let device = links.iter().find(|link| link.ifindex == found.ifindex);
+            if device.is_none() && found.way != Way::Cgroup {
+                continue;
+            }
             let ours = self.programs.as_ref().and_then(|programs| programs.id(found.hook));
             if ours == Some(found.program) || !uses(found.program, word) {
                 continue;
@@ -275,17 +282,22 @@ impl Kernel {
             let fd =
                 programs.fd(found.hook)?.try_clone_to_owned().map_err(|cause| failed("holding", "a program", cause))?;
             let want = self.attacher.asked(&found);
-            self.attacher.attach(&mut self.netlink, device, found.hook, want, fd.as_fd()).map_err(attach)?;
+            match device {
+                Some(device) => self.attacher.attach(&mut self.netlink, device, found.hook, want, fd.as_fd()),
+                None => self.attacher.attach_to_cgroup(found.hook, fd.as_fd()),
+            }
+            .map_err(attach)?;
         }
         Ok(())
     }
 }
 
 /// One of conntrack's tables, before and after.
-struct Former {
-    name: &'static str,
-    from: Map,
-    to: Map,
+#[derive(Debug)]
+pub struct Former {
+    pub name: &'static str,
+    pub from: Map,
+    pub to: Map,
 }
 
 /// The hooks that tables like these are for; what else is attached is loaded when it is.
@@ -297,6 +309,9 @@ fn likely(tables: &Tables) -> Vec<Hook> {
     }
     if tables.settings.iter().any(|(_, settings)| settings.flags & settings_flags::HOST_POLICY != 0) {
         hooks.extend([Hook::FromNetwork, Hook::ToNetwork]);
+    }
+    if tables.settings.iter().any(|(_, settings)| settings.flags & settings_flags::SOCKETS != 0) {
+        hooks.extend(Hook::of_sockets());
     }
     hooks
 }
@@ -329,7 +344,7 @@ fn regrow<K: Plain + Ord, V: Plain + PartialEq>(
     insert_all(sided.side(side), &content)
 }
 
-fn insert_all<K: Plain, V: Plain>(map: &Map, content: &[(K, V)]) -> std::io::Result<()> {
+pub(crate) fn insert_all<K: Plain, V: Plain>(map: &Map, content: &[(K, V)]) -> std::io::Result<()> {
     let (keys, values): (Vec<K>, Vec<V>) = content.iter().copied().unzip();
     if keys.is_empty() {
         return Ok(());
@@ -339,15 +354,6 @@ fn insert_all<K: Plain, V: Plain>(map: &Map, content: &[(K, V)]) -> std::io::Res
         done => return done,
     }
     keys.iter().zip(&values).try_for_each(|(key, value)| sys::update(map.as_fd(), key, sys::bytes_of(value)))
-}
-
-/// Entries that the new table does not have yet: traffic has the newer ones.
-fn copy_conntrack(from: &Map, to: &Map) -> std::io::Result<()> {
-    let mut content = hash::read::<ConntrackKey, ConntrackEntry>(from)?;
-    let there: std::collections::HashSet<ConntrackKey> =
-        hash::read::<ConntrackKey, ConntrackEntry>(to)?.into_iter().map(|(key, _)| key).collect();
-    content.retain(|(key, _)| !there.contains(key));
-    insert_all(to, &content)
 }
 
 /// Counters are indexed `cpu * rules + rule`, so a table for more rules has another layout.

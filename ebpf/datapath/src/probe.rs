@@ -6,7 +6,7 @@ use std::{
 
 use etherparse::{IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep};
 use weir_abi::{Reason, tc_action, xdp_action};
-use weir_plan::{DatapathError, Hook, HookKey, Probe, ProbeStep, TableCopy};
+use weir_plan::{DatapathError, Hook, HookKey, InterfaceName, Probe, ProbeStep, TableCopy};
 
 use crate::{
     error::{Result, netlink},
@@ -73,7 +73,7 @@ fn send(
         let mut bytes = frame(probe.protocol, &ends, answer)?;
         let mut left: VecDeque<&HookKey> = if answer { back } else { &probe.way }.iter().collect();
         while let Some(at) = left.pop_front() {
-            let (mut step, after) = meet(check, devices, at, &bytes, answer)?;
+            let (mut step, after, went_back) = meet(check, devices, at, &bytes, answer)?;
             // It goes on as it came out, and where it is addressed to then.
             bytes = after;
             let now = if step.reason.is_drop() { None } else { Ends::of(probe.protocol, &bytes) };
@@ -91,6 +91,10 @@ fn send(
             if dropped {
                 return Ok(steps);
             }
+            if went_back {
+                // To the endpoint that it came from, past its other hook.
+                break;
+            }
         }
         ends = ends.turned();
     }
@@ -103,14 +107,15 @@ fn meet(
     at: &HookKey,
     frame: &[u8],
     answer: bool,
-) -> Result<(ProbeStep, Vec<u8>)> {
-    let missing = || DatapathError::InterfaceMissing { interface: at.interface.clone() };
-    let ifindex = *devices.get(&*at.interface.0).ok_or_else(missing)?;
+) -> Result<(ProbeStep, Vec<u8>, bool)> {
+    let interface = InterfaceName(at.place.to_string().into());
+    let ifindex = *devices.get(&*interface.0).ok_or(DatapathError::InterfaceMissing { interface })?;
     let outcome = check.run(at.hook, &Packet { frame, ifindex, mark: 0 })?;
     let passed = match at.hook {
         Hook::XdpIngress => outcome.action == xdp_action::PASS,
-        _ => outcome.action as i32 == tc_action::CONTINUE,
+        _ => matches!(outcome.action as i32, tc_action::CONTINUE | tc_action::REDIRECT),
     };
+    let went_back = passed && outcome.action as i32 == tc_action::REDIRECT;
     let (reason, rule) = match outcome.trace {
         Some(trace) => (Reason::from_code(trace.reason).unwrap_or(Reason::Internal), trace.rule),
         // It had no say on this side: nothing is counted then, either.
@@ -120,11 +125,11 @@ fn meet(
     if passed == reason.is_drop() {
         return Err(DatapathError::Failed {
             doing: "reading the verdict of",
-            what: format!("{} on {}", at.hook.program(), at.interface),
+            what: format!("{} on {}", at.hook.program(), at.place),
             cause: format!("it returned {} and noted {}", outcome.action as i32, reason.name()),
         });
     }
-    Ok((ProbeStep { at: at.clone(), answer, reason, rule, destination: None }, outcome.frame))
+    Ok((ProbeStep { at: at.clone(), answer, reason, rule, destination: None }, outcome.frame, went_back))
 }
 
 const fn has_ports(protocol: u8) -> bool {

@@ -51,8 +51,9 @@ pub struct Globals {
     pub hz: u32,
     /// Whether every run writes the trace cell.
     pub trace: bool,
-    /// Whether conntrack is on its way from tables of another size, which are pinned under the names of [`FORMER`].
-    pub former: bool,
+    /// While conntrack is on its way from other tables, which are pinned under the names of [`FORMER`]: the bytes of an
+    /// entry in them. Else 0.
+    pub former: u32,
 }
 
 /// What the programs call the tables that conntrack was before, and what it is.
@@ -98,7 +99,6 @@ impl Programs {
             cause: cause.to_string(),
         };
         let (rules, hz, trace) = (globals.rules, globals.hz, u32::from(globals.trace));
-        let from_former = u32::from(globals.former);
         let mut loader = EbpfLoader::new();
         // No program relocates against the kernel's own types: its BTF need not be read.
         loader.btf(None);
@@ -106,9 +106,9 @@ impl Programs {
             loader.map_pin_path(name, table(name));
         }
         for (former, current) in FORMER {
-            loader.map_pin_path(former, table(if globals.former { former } else { current }));
+            loader.map_pin_path(former, table(if globals.former == 0 { current } else { former }));
         }
-        loader.override_global("FORMER", &from_former, true);
+        loader.override_global("FORMER", &globals.former, true);
         loader.override_global("RULES", &rules, true);
         loader.override_global("HZ", &hz, true);
         loader.override_global("TRACING", &trace, true);
@@ -235,6 +235,7 @@ fn load_one(hook: Hook, program: &mut Program) -> Result<(Hook, OwnedFd, ProgInf
         Program::SchedClassifier(program) => {
             program.load().and_then(|()| program.fd()?.try_clone().map_err(Into::into))
         }
+        Program::CgroupSockAddr(program) => program.load().and_then(|()| program.fd()?.try_clone().map_err(Into::into)),
         _ => {
             let cause = "it is of another type".to_owned();
             return Err(DatapathError::Failed { doing: "loading the program", what: name.to_owned(), cause });

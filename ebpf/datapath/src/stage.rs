@@ -47,6 +47,7 @@ impl Kernel {
         }
         self.ensure_quiet()?;
         let side = self.standby();
+        self.orphans |= delta.backends.iter().any(|change| change.from.is_some());
         self.stage_interfaces(side, delta)?;
         let live = self.live()?;
         hash(live.endpoints.as_mut(), side, &delta.endpoints, |address| address_of(*address))?;

@@ -90,7 +90,7 @@ fn context(hook: Hook, packet: &Packet<'_>) -> Vec<u8> {
 /// The cell of the CPU that the run was on: the others are empty.
 fn cell(trace: &Map) -> std::io::Result<Option<TraceCell>> {
     let mut cells = vec![0u8; size_of::<TraceCell>() * possible_cpus() as usize];
-    sys::lookup_bytes(trace.as_fd(), &0, &mut cells)?;
+    sys::lookup_bytes(trace.as_fd(), &0u32, &mut cells)?;
     Ok(cells
         .chunks_exact(size_of::<TraceCell>())
         .filter_map(sys::value_of::<TraceCell>)
@@ -149,7 +149,7 @@ impl CheckInstance {
         for table in runtime_tables() {
             let map = match table.name {
                 "CONNTRACK_TCP" | "CONNTRACK_OTHER" => single(table.name, CHECK_FLOWS),
-                "FRAGMENTS" | "AFFINITY" | "NAT" => single(table.name, 1024),
+                "FRAGMENTS" | "AFFINITY" | "NAT" | "SOCKETS" => single(table.name, 1024),
                 weir_abi::RULE_COUNTERS => rule_counters(rules),
                 name => Map::create(name, &spec(table, 1), None),
             };
@@ -170,8 +170,9 @@ impl CheckInstance {
             .try_for_each(|(name, map)| sys::pin_replace(map.as_fd(), &directory.join(name)))
             .map_err(making)
             .and_then(|()| {
-                let globals = Globals { rules, hz: jiffies_per_second()?, trace: true, former: false };
-                Programs::load(place, &table_names(), globals, &Hook::ALL)
+                let globals = Globals { rules, hz: jiffies_per_second()?, trace: true, former: 0 };
+                // The kernel runs no other program on a packet of ours.
+                Programs::load(place, &table_names(), globals, &Hook::of_packets().collect::<Vec<_>>())
             });
         remove_tree(&directory).map_err(making)?;
         Ok(Self { programs: loaded?, runtime, word, rules, sided })
@@ -221,7 +222,7 @@ impl CheckInstance {
     }
 
     pub fn events(&self) -> Result<Events> {
-        Events::new(find(&self.runtime, "EVENTS")?)
+        Events::new(find(&self.runtime, "EVENTS")?, find(&self.runtime, "RUNTIME")?)
     }
 }
 

@@ -94,6 +94,7 @@ impl Kernel {
         }
         self.live = None;
         self.programs = None;
+        self.handed_over = Vec::new();
         self.current = false;
         self.pinned = false;
         self.names = Default::default();

@@ -8,6 +8,7 @@ use std::{
 use weir_plan::{DatapathError, Device, HookKey, HookState, InterfaceName, Table, Wiring, WiringDelta};
 
 use crate::{
+    attach::{Attached, Way},
     error::{Result, attach, failed, netlink},
     kernel::Kernel,
     netlink::{Link, NetlinkError, Netns},
@@ -39,6 +40,13 @@ fn alias(device: &Device) -> String {
 
 fn gateway(address: &IpAddr) -> IpAddr {
     if address.is_ipv4() { GATEWAY_V4 } else { GATEWAY_V6 }
+}
+
+fn key(found: &Attached) -> HookKey {
+    match found.way {
+        Way::Cgroup => HookKey::of_sockets(found.hook),
+        _ => HookKey::on(InterfaceName(found.interface.as_str().into()), found.hook),
+    }
 }
 
 fn no_mac(name: &InterfaceName) -> DatapathError {
@@ -116,9 +124,8 @@ impl Kernel {
                 && self.pinned
                 && self.programs.as_ref().is_some_and(|programs| programs.id(found.hook) == Some(found.program));
             let state = if current { self.attacher.asked(&found) } else { HookState::Stale };
-            let key = HookKey { interface: InterfaceName(found.interface.as_str().into()), hook: found.hook };
             // Attached in two ways: one is left over from a change that was cut short.
-            hooks.entry(key).and_modify(|state| *state = HookState::Stale).or_insert(state);
+            hooks.entry(key(&found)).and_modify(|state| *state = HookState::Stale).or_insert(state);
         }
         Ok(Wiring { devices: Table::from_unsorted(devices), hooks: hooks.into_iter().collect() })
     }
@@ -139,10 +146,8 @@ impl Kernel {
         for change in &delta.hooks {
             let Some(want) = change.to else { continue };
             // Programs of another ABI go on with their own tables until ours are live.
-            let foreign_word = attached
-                .iter()
-                .filter(|found| found.interface == *change.key.interface.0 && found.hook == change.key.hook)
-                .any(|found| !uses(found.program, word));
+            let foreign_word =
+                attached.iter().filter(|found| key(found) == change.key).any(|found| !uses(found.program, word));
             if !foreign_word {
                 self.attach_hook(&links, &change.key, want, change.from)?;
             }
@@ -156,12 +161,10 @@ impl Kernel {
         }
         let links = self.netlink.links().map_err(netlink)?;
         for change in &delta.hooks {
-            let ifindex = links.iter().find(|link| link.name == *change.key.interface.0).map(|link| link.ifindex);
+            let name = change.key.place.to_string();
+            let ifindex = links.iter().find(|link| link.name == name).map(|link| link.ifindex);
             match change.to {
-                None => self
-                    .attacher
-                    .detach(&mut self.netlink, &change.key.interface.0, ifindex, change.key.hook)
-                    .map_err(attach)?,
+                None => self.attacher.detach(&mut self.netlink, &name, ifindex, change.key.hook).map_err(attach)?,
                 // What `build` had to leave to the old programs.
                 Some(want) => self.attach_hook(&links, &change.key, want, change.from)?,
             }
@@ -175,7 +178,7 @@ impl Kernel {
         self.forget_others()
     }
 
-    /// Removes the pins of another ABI once none of our attachments runs its programs.
+    /// Removes the pins of another ABI once none of our attachments runs its programs, and takes what is left of its flows.
     fn forget_others(&mut self) -> Result<()> {
         let looking = |cause| failed("looking at", "the pins of another version", cause);
         let others = self.pins.others().map_err(looking)?;
@@ -186,22 +189,41 @@ impl Kernel {
         let attached = self.attacher.attached(&mut self.netlink, &links).map_err(attach)?;
         let word = self.live()?.runtime.id();
         if attached.iter().all(|found| uses(found.program, word)) {
+            let former = std::mem::take(&mut self.handed_over);
+            if !former.is_empty() {
+                // Its programs may still be at their last packets.
+                self.quiet = false;
+                self.ensure_quiet()?;
+                self.end_move(&former)?;
+            }
             others.iter().try_for_each(|other| remove_tree(other)).map_err(looking)?;
         }
         Ok(())
     }
 
     fn attach_hook(&mut self, links: &[Link], key: &HookKey, want: HookState, from: Option<HookState>) -> Result<()> {
-        let Some(device) = links.iter().find(|link| link.name == *key.interface.0) else {
-            return Err(DatapathError::InterfaceMissing { interface: key.interface.clone() });
+        let device = match key.interface() {
+            None => None,
+            Some(name) => match links.iter().find(|link| link.name == *name.0) {
+                None => return Err(DatapathError::InterfaceMissing { interface: name.clone() }),
+                device => device,
+            },
         };
         let program = self
             .load_hooks(&[key.hook])?
             .fd(key.hook)?
             .try_clone_to_owned()
             .map_err(|cause| failed("holding", "a program", cause))?;
-        tracing::debug!(interface = %key.interface, hook = key.hook.program(), ?want, ?from, "attaching");
-        self.attacher.attach(&mut self.netlink, device, key.hook, want, program.as_fd()).map_err(attach)
+        tracing::debug!(place = %key.place, hook = key.hook.program(), ?want, ?from, "attaching");
+        match device {
+            Some(device) => self.attacher.attach(&mut self.netlink, device, key.hook, want, program.as_fd()),
+            None => {
+                let asking = |cause| failed("asking for", "the number of this network namespace", cause);
+                self.live()?.word.set_netns().map_err(asking)?;
+                self.attacher.attach_to_cgroup(key.hook, program.as_fd())
+            }
+        }
+        .map_err(attach)
     }
 
     /// Makes the pair (both ends down), or takes the one that is there; addresses inside.

@@ -2,18 +2,19 @@
 mod node;
 
 use std::{
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::PathBuf,
     sync::Arc,
 };
 
 use node::{apply, ip, node, observe, open, pin_dir, prefix4, prefix6, some_tables};
 use weir_abi::{
-    InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, Side, SubjectInfo, TupleClass, tree::Line,
+    BackendInfo, InterfaceInfo, PolicyEntry, PolicyKey, PrefilterClass, Settings, Side, SubjectInfo, TupleClass,
+    tree::Line,
 };
 use weir_datapath::{
     Kernel,
-    sys::{Mapping, map_by_id, map_info, pin_get},
+    sys::{MapSpec, Mapping, map_by_id, map_info, pin_get},
 };
 use weir_plan::{Datapath as _, Observed, Tables};
 
@@ -152,11 +153,29 @@ fn walk(path: &std::path::Path) -> Vec<PathBuf> {
     }
 }
 
-/// The tables that are mapped. The values of each are as large as a line.
-const MAPPED: [&str; 4] = ["SETTINGS", "IPCACHE", "PREFILTER", "PREFILTER_CLASSES"];
+/// The tables that are mapped, and the words of their values.
+const MAPPED: [(&str, usize); 5] = [
+    ("SETTINGS", size_of::<Settings>() / 4),
+    ("IPCACHE", size_of::<Line>() / 4),
+    ("PREFILTER", size_of::<Line>() / 4),
+    ("PREFILTER_CLASSES", size_of::<PrefilterClass>() / 4),
+    ("BACKENDS", size_of::<BackendInfo>() / 4),
+];
 
-/// A side's memory, as anybody can map it.
+/// A side's memory, as anybody can map it: entries of eight bytes, whatever the table's values are.
+fn foreign_words(table: &str, side: Side) -> Mapping<u64> {
+    let (inner, spec) = inner(table, side);
+    Mapping::new(inner.as_fd(), spec.max_entries * spec.value_size.next_multiple_of(8) / 8).expect("a mapping")
+}
+
+/// The same, of a table of lines.
 fn foreign(table: &str, side: Side) -> Mapping<Line> {
+    let (inner, spec) = inner(table, side);
+    assert_eq!(spec.value_size as usize, size_of::<Line>());
+    Mapping::new(inner.as_fd(), spec.max_entries).expect("a mapping")
+}
+
+fn inner(table: &str, side: Side) -> (OwnedFd, MapSpec) {
     let outer = pin_get(&pin(table)).expect("the outer map");
     let (key, mut inner) = (side.index(), 0u32);
     // What `BPF_MAP_LOOKUP_ELEM` is given: the map, its key, and where the value goes.
@@ -166,13 +185,12 @@ fn foreign(table: &str, side: Side) -> Mapping<Line> {
     assert_eq!(done, 0, "{table}: {}", std::io::Error::last_os_error());
     let inner = map_by_id(inner).expect("the inner map");
     let spec = map_info(inner.as_fd()).expect("its shape").spec;
-    assert_eq!(spec.value_size as usize, size_of::<Line>());
-    Mapping::new(inner.as_fd(), spec.max_entries).expect("a mapping")
+    (inner, spec)
 }
 
-fn flip(memory: &mut Mapping<Line>, line: usize, word: usize, bit: u32) {
-    let former = memory.read_word(line, word);
-    memory.write_word(line, word, former ^ 1 << bit);
+fn flip(memory: &mut Mapping<u64>, word: usize, bit: u32) {
+    let former = memory.read_word(word / 2, word % 2);
+    memory.write_word(word / 2, word % 2, former ^ 1 << bit);
 }
 
 #[test]
@@ -180,20 +198,20 @@ fn a_bit_that_flips_in_mapped_memory_is_found_wherever_it_is() {
     node(|| {
         let mut kernel = open();
         let known = settled(&mut kernel, &many());
-        for table in MAPPED {
+        for (table, words) in MAPPED {
             for side in Side::BOTH {
-                let mut memory = foreign(table, side);
-                let last = memory.len() - 1;
-                let mut lines = vec![0, 1.min(last), last / 2, last];
-                lines.dedup();
-                for line in lines {
-                    for word in 0..16 {
-                        let bit = (line as u32 * 7 + word as u32 * 13) % 32;
-                        flip(&mut memory, line, word, bit);
-                        assert!(!unchanged(&mut kernel, &known), "{table}, {side:?}, line {line}, word {word}");
-                        flip(&mut memory, line, word, bit);
+                let mut memory = foreign_words(table, side);
+                let last = memory.len() * 2 / words - 1;
+                let mut values = vec![0, 1.min(last), last / 2, last];
+                values.dedup();
+                for value in values {
+                    for word in 0..words {
+                        let bit = (value as u32 * 7 + word as u32 * 13) % 32;
+                        flip(&mut memory, value * words + word, bit);
+                        assert!(!unchanged(&mut kernel, &known), "{table}, {side:?}, value {value}, word {word}");
+                        flip(&mut memory, value * words + word, bit);
                     }
-                    assert!(unchanged(&mut kernel, &known), "{table}, {side:?}, line {line}, as it was");
+                    assert!(unchanged(&mut kernel, &known), "{table}, {side:?}, value {value}, as it was");
                 }
             }
         }
@@ -206,15 +224,15 @@ fn what_changes_on_both_sides_alike_is_found() {
     node(|| {
         let mut kernel = open();
         let known = settled(&mut kernel, &many());
-        for table in MAPPED {
-            let [mut a, mut b] = Side::BOTH.map(|side| foreign(table, side));
-            for line in [0, a.len() - 1] {
-                for word in 0..16 {
-                    flip(&mut a, line, word, 5);
-                    flip(&mut b, line, word, 5);
-                    assert!(!unchanged(&mut kernel, &known), "{table}, line {line}, word {word}");
-                    flip(&mut a, line, word, 5);
-                    flip(&mut b, line, word, 5);
+        for (table, words) in MAPPED {
+            let [mut a, mut b] = Side::BOTH.map(|side| foreign_words(table, side));
+            for value in [0, a.len() * 2 / words - 1] {
+                for word in value * words..(value + 1) * words {
+                    flip(&mut a, word, 5);
+                    flip(&mut b, word, 5);
+                    assert!(!unchanged(&mut kernel, &known), "{table}, value {value}, word {word}");
+                    flip(&mut a, word, 5);
+                    flip(&mut b, word, 5);
                 }
             }
             assert!(unchanged(&mut kernel, &known), "{table}, as it was");

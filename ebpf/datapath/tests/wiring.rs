@@ -38,7 +38,7 @@ impl Drop for Netns {
 }
 
 fn hook(interface: &str, hook: Hook) -> HookKey {
-    HookKey { interface: interface.into(), hook }
+    HookKey::on(interface.into(), hook)
 }
 
 fn hooks(hooks: &[(HookKey, HookState)]) -> Wiring {
@@ -384,6 +384,12 @@ fn an_upgrade_to_another_abi_swaps_programs_only_after_the_flip() {
                 kernel.loaded_programs().expect("programs").iter().map(|program| program.id).collect()
             };
             let old = ids(&mut kernel);
+            // More epochs than seconds.
+            for _ in 0..20 {
+                kernel.flip().expect("flipping");
+                kernel.grace().expect("grace");
+            }
+            let last = kernel.generation().expect("reading").expect("a word").epoch;
             drop(kernel);
             // What this build pinned is now another version's.
             let root =
@@ -399,7 +405,9 @@ fn an_upgrade_to_another_abi_swaps_programs_only_after_the_flip() {
             kernel.build(&delta).expect("building");
             let running = |kernel: &mut Kernel| kernel.attachments().expect("attachments").iter().all(|a| a.current);
             assert!(!running(&mut kernel), "the old programs go on until the new tables are live");
-            kernel.flip().expect("flipping");
+            let first = kernel.generation().expect("reading").expect("a word").epoch;
+            let live = kernel.flip().expect("flipping").epoch;
+            assert!(last < first && first < live, "on one conntrack no epoch comes twice: {last}, {first}, {live}");
             kernel.grace().expect("grace");
             kernel.tear(&delta).expect("tearing");
             assert!(running(&mut kernel));

@@ -1,11 +1,13 @@
 //! What is counted, reported and traced, for every packet that passes and every one that does not.
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns};
-use weir_abi::{Counter, Direction, DropEvent, METRIC_SLOTS, Reason, TraceCell, flow_verdict, metric_slot, next_hook};
+use weir_abi::{
+    Counter, Direction, METRIC_SLOTS, PacketEvent, Reason, TraceCell, flow_verdict, identity, metric_slot, next_hook,
+};
 
 use crate::{
     case::Case,
-    maps::{EVENTS, METRICS, RULE_COUNTERS, RULES, TRACE, TRACING},
-    tables,
+    maps::{EVENTS, METRICS, RULE_COUNTERS, RULES, RUNTIME, TRACE, TRACING},
+    tables, words,
 };
 
 /// Events in one jiffy on one CPU, at most: 8,000 a second where a second has 250. In a flood, what
@@ -78,6 +80,22 @@ pub fn passed(case: &Case, reason: Reason, next: u8) {
     trace(case, reason, next);
 }
 
+/// The packet went past the hook of the endpoint that it is for: that is counted as if it had been there.
+#[inline(always)]
+pub fn delivered(case: &Case) {
+    count(Reason::Forwarded, Direction::Egress, case.packet.length);
+    count_rule(case.far_rule, case.packet.length);
+}
+
+/// The packet came in and went out again. Counts it as the two hooks do that it did not meet.
+#[inline(always)]
+pub fn balanced(case: &mut Case) {
+    count(Reason::Forwarded, Direction::Ingress, case.packet.length);
+    count(Reason::Forwarded, Direction::Egress, case.packet.length);
+    case.from_conntrack = true;
+    trace(case, Reason::Forwarded, next_hook::NONE);
+}
+
 /// The packet is dropped. Counts it, and tells user space about it: a full ring buffer loses the event, never the
 /// count.
 #[inline(always)]
@@ -123,10 +141,49 @@ extern "C" fn weir_refused(case: *mut Case, reason: u32, tell: u32) -> u32 {
         let far = if case.near_is_source { flow.destination() } else { flow.source() };
         case.peer = tables::identity_of(case.run.side(), far);
     }
+    tell_of(case, reason, case.rule, case.by_host);
+    trace(case, reason, next_hook::NONE);
+    0
+}
+
+/// Somebody judged a flow for the first time, and it may pass: at the near end, or for the host at the far one.
+#[inline(always)]
+pub fn began(case: &mut Case, rule: u32, by_host: bool) {
+    if is_tracing() {
+        return;
+    }
+    let Some(runtime) = RUNTIME.get_ptr(0) else { return };
+    // SAFETY: an aligned word of the slot; the helper has no arguments.
+    let wanted = unsafe {
+        let until = (&raw const (*runtime).tell_flows_until).read_volatile();
+        until != 0 && bpf_jiffies64() < until
+    };
+    if wanted {
+        weir_began(case, rule, by_host as u32);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weir_began(case: *mut Case, rule: u32, by_host: u32) -> u32 {
+    // SAFETY: as above.
+    let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
+    if may_tell(case) {
+        tell_of(case, Reason::Forwarded, rule, by_host != 0);
+    } else {
+        add(METRICS.get_ptr_mut(LOST_EVENTS), case.packet.length);
+    }
+    0
+}
+
+/// An event, or one more that is lost.
+#[inline(always)]
+fn tell_of(case: &Case, reason: Reason, rule: u32, by_host: bool) {
+    let length = case.packet.length;
     match EVENTS.reserve(0) {
         Some(mut slot) => {
             let flow = &case.packet.flow;
-            slot.write(DropEvent {
+            slot.write(PacketEvent {
                 // SAFETY: the helper has no arguments.
                 time_ns: unsafe { bpf_ktime_get_ns() },
                 source: *flow.source(),
@@ -138,17 +195,18 @@ extern "C" fn weir_refused(case: *mut Case, reason: u32, tell: u32) -> u32 {
                 direction: case.direction() as u8,
                 hook: case.hook,
                 ifindex: case.ifindex,
-                endpoint: if case.by_host { 0 } else { case.near.endpoint },
-                subject: case.subject(),
-                peer: case.peer,
-                rule: case.rule,
+                endpoint: if by_host { 0 } else { case.near.endpoint },
+                subject: if by_host { identity::HOST } else { case.near.identity },
+                peer: if by_host { case.near.identity } else { case.peer },
+                rule,
                 length,
                 epoch: case.run.epoch(),
+                frontend: *words::as_address(&case.frontend),
+                frontend_port_be: case.frontend_port_be,
+                reserved: [0; 6],
             });
             slot.submit(0);
         }
         None => add(METRICS.get_ptr_mut(LOST_EVENTS), length),
     }
-    trace(case, reason, next_hook::NONE);
-    0
 }

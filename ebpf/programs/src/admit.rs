@@ -16,6 +16,7 @@ use crate::{
     account,
     case::{Case, Subject},
     conntrack::{self, Entry},
+    deliver,
     flow::{Flow, ICMP, ICMPV6, TCP},
     parse::{Part, Shape, TCP_ACK, TCP_SYN, inner_flow},
     policy::{self, What},
@@ -63,7 +64,11 @@ pub fn known(case: &mut Case) -> Known {
     entry.touch(case, reply, now, settings);
     case.rule = word.rule();
     case.from_conntrack = true;
-    look_back(case, entry, reply);
+    if case.hook == next_hook::FROM_ENDPOINT {
+        deliver::foresee(case, entry, original_source, reply);
+    } else {
+        look_back(case, entry, reply);
+    }
     Known::Allowed
 }
 
@@ -151,7 +156,7 @@ pub fn is_tracked(case: &Case) -> bool {
 /// A packet that cannot belong to the flow that has its key: a request against a ping's direction, or a SYN after the
 /// connection's end.
 #[inline(always)]
-fn begins_anew(case: &Case, entry: Entry, reply: bool) -> bool {
+pub fn begins_anew(case: &Case, entry: Entry, reply: bool) -> bool {
     (reply && case.packet.shape == Shape::EchoRequest) || (is_first(case) && entry.is_closing())
 }
 
@@ -228,10 +233,18 @@ extern "C" fn weir_judge_again(case: *mut Case, entry: *mut ConntrackEntry, repl
     let peer = peer_of_near(case);
     case.peer = peer;
     let word = ask(case, case.near.identity, peer, reply, case.near_is_source);
+    let first = entry.word(original_source).0.verdict() == flow_verdict::NONE;
     entry.set_word(original_source, word, case.near.incarnation, case.near.ifindex);
     let bit = host_bit(!original_source);
     if (entry.flags() & bit != 0) != (peer == identity::HOST) {
         entry.mark(bit, peer == identity::HOST);
+    }
+    if first && word.verdict() == flow_verdict::ALLOW {
+        // Whom the client believes to speak to; a hook behind the one that translated does not know.
+        if !reply {
+            (case.frontend, case.frontend_port_be) = entry.service();
+        }
+        account::began(case, word.rule(), false);
     }
     word.0
 }
@@ -301,6 +314,10 @@ extern "C" fn weir_new_flow(case: *mut Case, track: u32) -> u64 {
     account::count_rule(host.rule(), case.packet.length);
     if track != 0 {
         make_entry(case, near.0, host.0, incarnation.unwrap_or(0));
+        account::began(case, near.rule(), false);
+        if incarnation.is_some() {
+            account::began(case, host.rule(), true);
+        }
     }
     near.0
 }

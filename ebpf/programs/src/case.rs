@@ -55,6 +55,9 @@ pub struct Case {
     /// What an end of the packet is to be rewritten to; port 0 for none is.
     pub to: [u64; 2],
     pub to_port_be: u16,
+    /// At XDP, where both ends are rewritten at once: what its source becomes.
+    pub from_port_be: u16,
+    pub from: [u64; 2],
     /// The frontend that the packet was addressed to; port 0 for none.
     pub frontend_port_be: u16,
     pub frontend: [u64; 2],
@@ -66,6 +69,14 @@ pub struct Case {
     pub incarnation: u32,
     /// The backend is elsewhere, and must answer to this node.
     pub must_return: bool,
+    /// The device of the endpoint here that it is for, where that endpoint's own verdict is known already; the rule that
+    /// gave it.
+    pub far: u32,
+    pub far_rule: u32,
+    /// It goes back to the endpoint that it came from.
+    pub own: bool,
+    /// At XDP: of the IP header, as a route may depend on it.
+    pub traffic_class: u8,
     /// Kinds of extension header, while they are followed.
     pub extensions_seen: u32,
     /// Of this CPU, not of the case: the jiffy of its last drop events, and how many.
@@ -96,6 +107,8 @@ impl Case {
         case.is_packet = false;
         case.to_port_be = 0;
         case.frontend_port_be = 0;
+        case.far = 0;
+        case.own = false;
         Some(case)
     }
 

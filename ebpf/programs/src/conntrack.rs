@@ -7,7 +7,7 @@ use weir_abi::{ConntrackEntry, ConntrackKey, Settings, VerdictWord, ct_flags};
 use crate::{
     case::Case,
     flow::TCP,
-    maps::{CONNTRACK_OTHER, CONNTRACK_TCP, FORMER, FORMER_OTHER, FORMER_TCP, Lru},
+    maps::{CONNTRACK_OTHER, CONNTRACK_TCP, FORMER, FORMER_OTHER, FORMER_TCP, Lru, TAKEN_OVER},
     parse::{TCP_FIN, TCP_RST, TCP_SYN},
     run::jiffies,
     words,
@@ -29,7 +29,7 @@ fn table(protocol: u8) -> &'static Lru<ConntrackKey, ConntrackEntry> {
 #[inline(always)]
 pub fn find(key: &ConntrackKey, now: u64) -> Option<Entry> {
     let mut found = look_up(key);
-    if found.is_none() && FORMER.load() == 1 && weir_take_over(key) != 0 {
+    if found.is_none() && FORMER.load() != 0 && weir_take_over(key) != 0 {
         found = look_up(key);
     }
     let entry = Entry::new(found?)?;
@@ -53,10 +53,25 @@ extern "C" fn weir_take_over(key: *const ConntrackKey) -> u32 {
     words::copy(key, &mut own);
     let former = if own.protocol == TCP { FORMER_TCP.get_ptr(&own) } else { FORMER_OTHER.get_ptr(&own) };
     let Some(former) = former else { return 0 };
-    // SAFETY: the pointer came from a lookup that succeeded; what other CPUs write meanwhile is plain data.
-    let entry = unsafe { &*former };
-    // Another CPU may have been first, and its entry may be newer.
-    let _ = table(own.protocol).insert(&own, entry, BPF_NOEXIST as u64);
+    // Not on the stack, which callers need.
+    let Some(entry) = TAKEN_OVER.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own slot, and zero is a value of every field. What both versions know is copied, by words: the
+    // pointer came from a lookup that succeeded in a table whose entries have `FORMER` bytes, and what other CPUs write
+    // meanwhile is plain data.
+    unsafe {
+        words::zero(entry);
+        let (from, to) = (former.cast::<u64>(), entry.cast::<u64>());
+        let mut at = 0;
+        while at < size_of::<ConntrackEntry>() / 8 {
+            // The loader has set it: the verifier knows which of these there are.
+            if at < FORMER.load() as usize / 8 {
+                to.add(at).write_volatile(from.add(at).read_volatile());
+            }
+            at += 1;
+        }
+        // Another CPU may have been first, and its entry may be newer.
+        let _ = table(own.protocol).insert(&own, &*entry, BPF_NOEXIST as u64);
+    }
     1
 }
 
@@ -214,9 +229,9 @@ impl Entry {
         unsafe { field!(self, flags) }
     }
 
-    /// A packet was let through: the flow's state and lifetime follow it.
+    /// A packet was let through: the flow's state and lifetime follow it. Whether either changed.
     #[inline(always)]
-    pub fn touch(self, case: &Case, reply: bool, now: u64, settings: &Settings) {
+    pub fn touch(self, case: &Case, reply: bool, now: u64, settings: &Settings) -> bool {
         let before = self.flags();
         let after = before | seen(case, reply);
         if after != before {
@@ -225,10 +240,12 @@ impl Entry {
         let expires = now + lifetime(case.packet.flow.protocol(), after, settings);
         let expired = self.expires();
         // Within the second it is right enough, and the cache line stays clean.
-        if expires < expired || expires > expired + jiffies(1) {
+        let moved = expires < expired || expires > expired + jiffies(1);
+        if moved {
             // SAFETY: an aligned word of the entry.
             unsafe { field!(self, expires).write_volatile(expires) };
         }
+        moved || after != before
     }
 }
 
@@ -243,6 +260,10 @@ pub fn fresh(case: &Case, settings: &Settings) -> MaybeUninit<ConntrackEntry> {
         words::zero(entry.as_mut_ptr());
         (*entry.as_mut_ptr()).expires = case.run.now() + lifetime(case.packet.flow.protocol(), flags, settings);
         (*entry.as_mut_ptr()).flags = flags;
+        #[cfg(feature = "next-layout")]
+        {
+            (*entry.as_mut_ptr()).born = case.run.epoch();
+        }
     }
     entry
 }

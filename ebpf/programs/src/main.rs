@@ -18,11 +18,15 @@
 
 mod account;
 mod admit;
+mod balance;
 mod case;
 mod conntrack;
+mod deliver;
 mod flow;
 mod fragment;
+mod hairpin;
 mod hooks;
+mod hop;
 mod maps;
 mod nat;
 mod parse;
@@ -32,6 +36,7 @@ mod reject;
 mod run;
 mod service;
 mod skb;
+mod socket;
 mod tables;
 mod translate;
 mod words;
@@ -42,7 +47,7 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// What the kernel is told; none of the helpers used asks for more.
+/// What the kernel is told. It asks for the GPL where a program looks into its routes and its devices' MTUs.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -19,14 +19,16 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use weir_abi::{
-    Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, Counter, DropEvent,
-    EVENT_RING_BYTES, EndpointInfo, FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, METRIC_SLOTS,
-    NatEntry, NatKey, PolicyEntry, PolicyKey, PrefilterClass, Runtime, ServiceInfo, Settings, SourceRangeKey,
-    SubjectInfo, TraceCell, tree::Line,
+    Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, Counter, EVENT_RING_BYTES,
+    EndpointInfo, FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, METRIC_SLOTS, NatEntry, NatKey,
+    PacketEvent, PolicyEntry, PolicyKey, PrefilterClass, Runtime, ServiceInfo, Settings, SocketEntry, SocketKey,
+    SourceRangeKey, SubjectInfo, TraceCell, tree::Line,
 };
 
 use crate::{
     case::Case,
+    deliver::{NEXT_HOP_SLOTS, NextHop},
+    hop::{HOP_SLOTS, Hop},
     tables::{KNOWN_INTERFACE_SLOTS, KnownInterface},
 };
 
@@ -68,7 +70,8 @@ pub static RUNTIME: Mapped<Runtime> = Mapped::new();
 pub static CONNTRACK_TCP: Lru<ConntrackKey, ConntrackEntry> = Lru::new();
 #[btf_map]
 pub static CONNTRACK_OTHER: Lru<ConntrackKey, ConntrackEntry> = Lru::new();
-/// Conntrack as it was before it was given another size, while [`FORMER`] is 1; else the same tables once more.
+/// Conntrack as it was before it was given another size, or an entry another size by another version of Weir, while
+/// [`FORMER`] is not 0; else the same tables once more.
 #[btf_map]
 pub static FORMER_TCP: Lru<ConntrackKey, ConntrackEntry> = Lru::new();
 #[btf_map]
@@ -80,22 +83,33 @@ pub static AFFINITY: Lru<AffinityKey, AffinityEntry> = Lru::new();
 #[btf_map]
 pub static NAT: Lru<NatKey, NatEntry> = Lru::new();
 #[btf_map]
+pub static SOCKETS: Lru<SocketKey, SocketEntry> = Lru::new();
+#[btf_map]
 pub static METRICS: PerCpuArray<Counter, { METRIC_SLOTS as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static RULE_COUNTERS: Mapped<Counter> = Mapped::new();
 #[btf_map]
 pub static TRACE: PerCpuArray<TraceCell, 1> = PerCpuArray::new();
 #[btf_map]
-pub static EVENTS: RingBuf<DropEvent, { EVENT_RING_BYTES as usize }> = RingBuf::new();
+pub static EVENTS: RingBuf<PacketEvent, { EVENT_RING_BYTES as usize }> = RingBuf::new();
 
 // Not in the list: no tables of user space's, and not pinned, so that each loaded instance has its own.
 
 /// One run's case.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Case, 1> = PerCpuArray::new();
+/// The next hops that this CPU asked for last.
+#[btf_map]
+pub static NEXT_HOPS: PerCpuArray<NextHop, { NEXT_HOP_SLOTS as usize }> = PerCpuArray::new();
+/// A flow on its way from the former tables.
+#[btf_map]
+pub static TAKEN_OVER: PerCpuArray<ConntrackEntry, 1> = PerCpuArray::new();
 /// The devices that this CPU asked for last.
 #[btf_map]
 pub static KNOWN_INTERFACES: PerCpuArray<KnownInterface, KNOWN_INTERFACE_SLOTS> = PerCpuArray::new();
+/// Where this CPU's last packets went on to.
+#[btf_map]
+pub static HOPS: PerCpuArray<Hop, HOP_SLOTS> = PerCpuArray::new();
 
 // The loader sets all four. What they are here never equals another constant of the programs: the compiler would keep
 // the two in one place, and what the loader writes would change both.
@@ -109,6 +123,7 @@ pub static HZ: Global<u32> = Global::new(0x5745_0002);
 /// 1 in the instance for test runs: every run writes the per-CPU `TRACE` cell. With 0 the verifier removes that code.
 #[unsafe(no_mangle)]
 pub static TRACING: Global<u32> = Global::new(0x5745_0003);
-/// 1 while conntrack moves to tables of another size: what is not in the new ones is looked for in the former.
+/// While conntrack moves to other tables, the bytes of an entry in the former ones, where what is not in the new ones is
+/// looked for; else 0.
 #[unsafe(no_mangle)]
 pub static FORMER: Global<u32> = Global::new(0x5745_0004);

@@ -83,7 +83,7 @@ extern "C" fn weir_lend(case: *mut Case) -> u32 {
 
 /// The node's address on the device, as the packet's family has it.
 #[inline(always)]
-fn own_address(interface: &InterfaceInfo, v4: bool) -> Option<[u64; 2]> {
+pub fn own_address(interface: &InterfaceInfo, v4: bool) -> Option<[u64; 2]> {
     let address = *words::of_address(if v4 { &interface.masquerade_v4 } else { &interface.masquerade_v6 });
     (address != [0, 0]).then_some(address)
 }
@@ -212,28 +212,33 @@ fn is_free(case: &Case, key: &NatKey, owner: &NatEntry) -> bool {
 extern "C" fn weir_give_back(case: *mut Case) -> u32 {
     let Some(case) = Case::in_map(case) else { return AS_IT_IS };
     let Some(settings) = tables::settings(case.run.side()) else { return AS_IT_IS };
-    let flow = &case.packet.flow;
-    let port = u16::from_be(flow.destination_port_be());
-    match case.packet.shape {
-        Shape::Ports | Shape::EchoReply if (settings.nat_first_port..=settings.nat_last_port).contains(&port) => {}
-        Shape::NoPorts => {}
-        _ => return AS_IT_IS,
-    }
-    let key = NatKey {
-        node: *flow.destination(),
-        remote: *flow.source(),
-        node_port_be: flow.destination_port_be(),
-        remote_port_be: flow.source_port_be(),
-        protocol: flow.protocol(),
-        reserved: [0; 3],
-    };
-    match owner(&key) {
+    match borrower(case, settings) {
         Some((source, port_be)) => {
             case.aim(source, port_be);
             TRANSLATED
         }
         None => AS_IT_IS,
     }
+}
+
+/// Whom a packet from outside is for, if it is addressed to what was lent.
+#[inline(always)]
+pub fn borrower(case: &Case, settings: &Settings) -> Option<([u64; 2], u16)> {
+    let flow = &case.packet.flow;
+    let port = u16::from_be(flow.destination_port_be());
+    match case.packet.shape {
+        Shape::Ports | Shape::EchoReply if (settings.nat_first_port..=settings.nat_last_port).contains(&port) => {}
+        Shape::NoPorts => {}
+        _ => return None,
+    }
+    owner(&NatKey {
+        node: *flow.destination(),
+        remote: *flow.source(),
+        node_port_be: flow.destination_port_be(),
+        remote_port_be: flow.source_port_be(),
+        protocol: flow.protocol(),
+        reserved: [0; 3],
+    })
 }
 
 /// Who was lent an address and port.

@@ -18,7 +18,7 @@ use crate::{
     case::Case,
     conntrack::{self, Entry},
     flow::{Ends, Flow, ICMP, TCP},
-    fragment,
+    fragment, hairpin,
     maps::AFFINITY,
     parse::{Part, Shape, inner_flow},
     run::{Run, jiffies},
@@ -36,7 +36,7 @@ pub fn serve(skb: *mut __sk_buff, case: &mut Case, entry: Option<Entry>) -> Resu
     if case.packet.fragment.of != Part::Whole {
         fragment::resolve(case)?;
     }
-    if case.packet.shape == Shape::IcmpError && weir_about(skb, case, 1) != 0 {
+    if case.packet.shape == Shape::IcmpError && about(skb, case, true) {
         translate::error_to_backend(skb, case.settled())?;
         return Ok(true);
     }
@@ -60,7 +60,9 @@ pub fn serve(skb: *mut __sk_buff, case: &mut Case, entry: Option<Entry>) -> Resu
         let (address, port_be) = entry.service();
         case.aim(address, port_be);
     } else {
-        match weir_serve(case) {
+        // Of a whole packet, no entry means that it was looked for.
+        let new = entry.is_none() && is_tracked(case) && case.packet.fragment.of == Part::Whole;
+        match weir_serve(case, new as u32) {
             NOT_SERVED => return Ok(false),
             SERVED => {}
             // Beside, not inside: the stack is short.
@@ -99,7 +101,7 @@ pub fn keep_alive(case: &Case) {
 #[inline(always)]
 pub fn answer(skb: *mut __sk_buff, case: &mut Case) {
     if case.packet.shape == Shape::IcmpError {
-        weir_about(skb, case, 0);
+        about(skb, case, false);
         return;
     }
     if !is_tracked(case) {
@@ -121,6 +123,11 @@ pub fn answer(skb: *mut __sk_buff, case: &mut Case) {
 
 /// Whom an ICMP error goes to, or comes from, in place of the one that it names. `to_backend`: a client's, about what a
 /// frontend sent it; else one to a client, about what that sent to a backend. 1: `case.to` says who.
+#[inline(always)]
+pub fn about(skb: *mut __sk_buff, case: &mut Case, to_backend: bool) -> bool {
+    weir_about(skb, case, to_backend as u32) != 0
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weir_about(skb: *mut __sk_buff, case: *mut Case, to_backend: u32) -> u32 {
@@ -153,19 +160,19 @@ const NOT_SERVED: u32 = 0;
 const SERVED: u32 = 1;
 const SERVED_ANEW: u32 = 2;
 
-/// Finds the packet's backend: the one that it has, if that is still the service's, or another.
+/// Finds the packet's backend: the one that it has, if that is still the service's, or another. `new`: it has none.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn weir_serve(case: *mut Case) -> u32 {
+extern "C" fn weir_serve(case: *mut Case, new: u32) -> u32 {
     let Some(case) = Case::in_map(case) else { return Reason::Internal as u32 };
-    match find_backend(case) {
+    match find_backend(case, new != 0) {
         Ok(answer) => answer,
         Err(reason) => reason as u32,
     }
 }
 
 #[inline(always)]
-fn find_backend(case: &mut Case) -> Result<u32, Reason> {
+fn find_backend(case: &mut Case, new: bool) -> Result<u32, Reason> {
     let side = case.run.side();
     let flow = &case.packet.flow;
     let destination = *flow.destination();
@@ -192,12 +199,13 @@ fn find_backend(case: &mut Case) -> Result<u32, Reason> {
     if outside && frontend.flags & frontend_flags::SOURCE_RANGES != 0 && !in_ranges(case, frontend.service, service) {
         return Err(Reason::SourceRange);
     }
-    if keeps(case, frontend) {
+    if !new && keeps(case, frontend) {
         return Ok(SERVED);
     }
     let local_only = if outside { frontend_flags::EXTERNAL_LOCAL } else { frontend_flags::INTERNAL_LOCAL };
     let local = frontend.flags & local_only != 0;
-    let Some((number, backend)) = pick(case, frontend.service, service, local) else {
+    let key = AffinityKey { client: *case.packet.flow.source(), service: frontend.service, reserved: 0 };
+    let Some((number, backend)) = pick(case.run, &key, service, local, || hash(&case.packet.flow)) else {
         case.reject = service.flags & service_flags::REJECT != 0;
         return Err(Reason::NoBackend);
     };
@@ -233,6 +241,8 @@ fn keeps(case: &mut Case, frontend: &FrontendInfo) -> bool {
     }
     let Some(settings) = tables::settings(case.run.side()) else { return false };
     entry.set_word(true, VerdictWord::new(case.run.epoch(), 0, flow_verdict::ALLOW), number, 0);
+    // XDP finds it anew, once for each epoch.
+    entry.set_nat_port(0);
     entry.touch(case, false, now, settings);
     true
 }
@@ -245,11 +255,15 @@ fn is_open(case: &Case, now: u64) -> bool {
     conntrack::find(&key, now).is_some_and(|entry| !entry.is_closing())
 }
 
+/// The flow from the packet's source to `case.to`. Whether the source is its high end.
 #[inline(always)]
-fn key_to_backend(case: &Case, key: &mut ConntrackKey) -> bool {
+pub fn key_to_backend(case: &Case, key: &mut ConntrackKey) -> bool {
     let flow = &case.packet.flow;
     let mut to = Flow { key: *key, source_is_high: false, same_addresses: false };
-    to.set_addresses(Ends { source: *words::of_address(flow.source()), destination: case.to });
+    let client = *words::of_address(flow.source());
+    let own = case.hook == next_hook::FROM_ENDPOINT && client == case.to;
+    let source = if own { hairpin::loopback(&client) } else { client };
+    to.set_addresses(Ends { source, destination: case.to });
     to.set_ports(flow.source_port_be(), case.to_port_be);
     to.key.protocol = flow.protocol();
     to.key.reserved = [0; 3];
@@ -257,24 +271,29 @@ fn key_to_backend(case: &Case, key: &mut ConntrackKey) -> bool {
     to.source_is_high
 }
 
-/// The backend of a new flow, with its number.
+/// The backend of a client's new flow, with its number. `hash` is of that flow.
 #[inline(always)]
-fn pick(case: &mut Case, number: u32, service: &ServiceInfo, local: bool) -> Option<(u32, &'static BackendInfo)> {
-    let side = case.run.side();
+pub fn pick(
+    run: Run,
+    key: &AffinityKey,
+    service: &ServiceInfo,
+    local: bool,
+    hash: impl FnOnce() -> u32,
+) -> Option<(u32, &'static BackendInfo)> {
+    let side = run.side();
     let (first, count) =
         if local { (service.local_slots, service.local_count) } else { (service.slots, service.slot_count) };
     if count == 0 {
         return None;
     }
-    let key = AffinityKey { client: *case.packet.flow.source(), service: number, reserved: 0 };
     if service.affinity != 0
-        && let Some(kept) = favourite(case.run, &key, number, local)
+        && let Some(kept) = favourite(run, key, local)
     {
-        befriend(case.run, &key, kept.0, kept.1, service.affinity);
+        befriend(run, key, kept.0, kept.1, service.affinity);
         return Some(kept);
     }
     let at = if service.flags & service_flags::MAGLEV != 0 {
-        hash(&case.packet.flow)
+        hash()
     } else {
         // SAFETY: the helper has no arguments.
         unsafe { bpf_get_prandom_u32() }
@@ -282,14 +301,14 @@ fn pick(case: &mut Case, number: u32, service: &ServiceInfo, local: bool) -> Opt
     let slot = tables::slot(side, first, at)?;
     let backend = tables::backend(side, slot)?;
     if service.affinity != 0 {
-        befriend(case.run, &key, slot, backend, service.affinity);
+        befriend(run, key, slot, backend, service.affinity);
     }
     Some((slot, backend))
 }
 
 /// The backend that a client has, if it takes new flows.
 #[inline(always)]
-fn favourite(run: Run, key: &AffinityKey, service: u32, local: bool) -> Option<(u32, &'static BackendInfo)> {
+fn favourite(run: Run, key: &AffinityKey, local: bool) -> Option<(u32, &'static BackendInfo)> {
     let kept = AFFINITY.get_ptr(key)?;
     // SAFETY: a successful lookup; every field is read by one instruction.
     let (number, incarnation, expires) = unsafe {
@@ -301,7 +320,7 @@ fn favourite(run: Run, key: &AffinityKey, service: u32, local: bool) -> Option<(
     };
     let backend = tables::backend(run.side(), number)?;
     let fits = run.now() < expires
-        && backend.service == service
+        && backend.service == key.service
         && backend.incarnation == incarnation
         && backend.flags & (backend_flags::EXISTS | backend_flags::DRAINING) == backend_flags::EXISTS
         && (!local || backend.flags & backend_flags::LOCAL != 0);
@@ -315,15 +334,21 @@ fn befriend(run: Run, key: &AffinityKey, backend: u32, info: &BackendInfo, secon
     let _ = AFFINITY.insert(key, &entry, 0);
 }
 
-/// Of the flow's two ends and protocol: the same on every node. Multiplication and shifts as in the finalizer of
+/// Of a flow's two ends and protocol: the same on every node. Multiplication and shifts as in the finalizer of
 /// MurmurHash3 (64 bits).
 #[inline(always)]
-fn hash(flow: &Flow) -> u32 {
+pub fn hash(flow: &Flow) -> u32 {
     let (source, destination) = (words::of_address(flow.source()), words::of_address(flow.destination()));
     let ports =
         (flow.source_port_be() as u64) << 32 | (flow.destination_port_be() as u64) << 16 | flow.protocol() as u64;
+    mix([source[0], source[1], destination[0], destination[1], ports])
+}
+
+/// A hash of a few words.
+#[inline(always)]
+pub fn mix<const N: usize>(words: [u64; N]) -> u32 {
     let mut hash = 0x9e37_79b9_7f4a_7c15;
-    for word in [source[0], source[1], destination[0], destination[1], ports] {
+    for word in words {
         hash ^= word;
         hash ^= hash >> 33;
         hash = u64::wrapping_mul(hash, 0xff51_afd7_ed55_8ccd);

@@ -28,7 +28,7 @@ pub fn settings(side: u32) -> Option<&'static Settings> {
     SETTINGS.get_value(side, &key)
 }
 
-pub const KNOWN_INTERFACE_SLOTS: usize = 8;
+pub const KNOWN_INTERFACE_SLOTS: usize = 64;
 
 /// What a side said of a device, for as long as its generation lasts: within one, a side does not change.
 #[repr(C)]

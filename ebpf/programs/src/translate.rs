@@ -1,6 +1,6 @@
 //! Rewriting one end of a packet: address, port and every checksum that covers them.
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::generated::{bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes},
 };
 use weir_abi::Reason;
@@ -84,6 +84,17 @@ fn store<T>(skb: *mut __sk_buff, offset: u32, value: &T) -> Option<()> {
     (code == 0).then_some(())
 }
 
+/// Writes an address of the outer IPv6 header, which has no checksum. Where a device summed the packet up, the kernel
+/// takes the transport's checksum to have changed by itself, so the address must be noted, too.
+#[inline(always)]
+fn store_v6(skb: *mut __sk_buff, offset: u32, address: &[u64; 2]) -> Option<()> {
+    // SAFETY: as in `store`.
+    let code = unsafe {
+        bpf_skb_store_bytes(skb, offset, core::ptr::from_ref(address).cast(), 16, BPF_F_RECOMPUTE_CSUM as u64)
+    };
+    (code == 0).then_some(())
+}
+
 /// What a checksum must be corrected by.
 #[inline(always)]
 fn difference(from: &mut [u64; 2], to: &mut [u64; 2]) -> u64 {
@@ -127,7 +138,7 @@ fn translate(skb: *mut __sk_buff, case: &mut Case, is_source: bool) -> Option<()
         }
         store(skb, network + if is_source { 12 } else { 16 }, &new)?;
     } else {
-        store(skb, network + if is_source { 8 } else { 24 }, &to)?;
+        store_v6(skb, network + if is_source { 8 } else { 24 }, &to)?;
     }
     let has_ports = packet.shape == Shape::Ports && packet.fragment.of != Part::Later && protocol != SCTP;
     if has_ports && from_port != to_port {
@@ -255,7 +266,7 @@ fn translate_error(skb: *mut __sk_buff, case: &mut Case, to_client: bool) -> Opt
         if unsafe { bpf_l4_csum_replace(skb, icmp + 2, 0, sum, BPF_F_PSEUDO_HDR as u64) } != 0 {
             return None;
         }
-        store(skb, network + if to_client { 8 } else { 24 }, &to)?;
+        store_v6(skb, network + if to_client { 8 } else { 24 }, &to)?;
     }
     let flow = &mut case.packet.flow;
     let ends = if to_client {
@@ -269,7 +280,7 @@ fn translate_error(skb: *mut __sk_buff, case: &mut Case, to_client: bool) -> Opt
 
 /// A sum of 16-bit words with its carries added.
 #[inline(always)]
-fn fold(mut sum: u64) -> u16 {
+pub fn fold(mut sum: u64) -> u16 {
     sum = (sum & 0xffff_ffff) + (sum >> 32);
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);

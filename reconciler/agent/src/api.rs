@@ -24,7 +24,7 @@ use weir_source::{Access, Source, SourceSpec};
 
 use crate::{
     Allow, Error, Exit, Failure, FlowQuery, FlowView, Handle, Inspect, LostDocument, Manifests, Resource, bundle,
-    exporter::Exporter,
+    drops::Listeners, exporter::Exporter,
 };
 
 /// What handlers share.
@@ -35,7 +35,7 @@ pub(crate) struct Shared<D, S> {
     pub access: Arc<Access>,
     pub source: Arc<str>,
     /// Lines of JSON.
-    pub drops: broadcast::Sender<Bytes>,
+    pub listeners: Listeners,
     /// True once the agent stops: answers without an end come to theirs.
     pub stopping: watch::Receiver<bool>,
 }
@@ -47,7 +47,7 @@ impl<D, S> Clone for Shared<D, S> {
             specs: self.specs.clone(),
             access: self.access.clone(),
             source: self.source.clone(),
-            drops: self.drops.clone(),
+            listeners: self.listeners.clone(),
             stopping: self.stopping.clone(),
         }
     }
@@ -324,18 +324,30 @@ async fn flow_tests<D: Inspect + 'static, S: Store + 'static>(
     answer(shared.handle.call(move |agent| agent.engine().flow_tests_of(manifests.as_ref())).await)
 }
 
-async fn monitor<D: Inspect + 'static, S: Store + 'static>(State(shared): State<Shared<D, S>>) -> Response {
-    let lines = stream::unfold((shared.drops.subscribe(), shared.stopping), |(mut drops, mut stopping)| async {
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct MonitorQuery {
+    /// Flows that begin, too.
+    #[serde(default)]
+    pub flows: bool,
+}
+
+async fn monitor<D: Inspect + 'static, S: Store + 'static>(
+    State(shared): State<Shared<D, S>>,
+    Query(query): Query<MonitorQuery>,
+) -> Response {
+    let Listeners { drops, all } = &shared.listeners;
+    let events = if query.flows { all } else { drops }.subscribe();
+    let lines = stream::unfold((events, shared.stopping), |(mut events, mut stopping)| async {
         let received = tokio::select! {
             _ = stopping.wait_for(|stopping| *stopping) => return None,
-            received = drops.recv() => received,
+            received = events.recv() => received,
         };
         let line = match received {
             Ok(line) => line,
             Err(broadcast::error::RecvError::Lagged(lost)) => line(&LostDocument { lost }),
             Err(broadcast::error::RecvError::Closed) => return None,
         };
-        Some((Ok::<_, io::Error>(line), (drops, stopping)))
+        Some((Ok::<_, io::Error>(line), (events, stopping)))
     });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }

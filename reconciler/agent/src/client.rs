@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use crate::{
     Allow, ApplyDocument, Error, Failure, FlowQuery, FlowTestsDocument, FlowsDocument, HistoryDocument, ListDocument,
     Manifests, PlanDocument, Resource, StatusDocument, SuspendDocument, TraceDocument,
-    api::{HistoryQuery, ListQuery, PlanQuery, RollbackQuery, SuspendQuery, TraceQuery},
+    api::{HistoryQuery, ListQuery, MonitorQuery, PlanQuery, RollbackQuery, SuspendQuery, TraceQuery},
     bundle,
 };
 
@@ -114,9 +114,9 @@ impl Client {
         self.ask(Method::POST, "/v1/test", &Nothing {}, body).await
     }
 
-    /// Drops, one line of JSON each, until `each` fails or the agent stops.
-    pub async fn monitor(&self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Error> {
-        let response = self.send(Method::GET, "/v1/monitor", &Nothing {}, Bytes::new()).await?;
+    /// Drops, and with `flows` what begins a flow, one line of JSON each, until `each` fails or the agent stops.
+    pub async fn monitor(&self, flows: bool, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Error> {
+        let response = self.send(Method::GET, "/v1/monitor", &MonitorQuery { flows }, Bytes::new()).await?;
         let mut partial = Vec::new();
         let lines = |chunk: &[u8]| {
             partial.extend_from_slice(chunk);

@@ -278,6 +278,8 @@ pub struct AttachmentDocument {
 pub struct DropDocument {
     /// Nanoseconds since boot.
     pub time_ns: u64,
+    /// `deny`, or `allow` of a packet that begins a flow.
+    pub verdict: String,
     pub reason: String,
     pub direction: String,
     pub hook: String,
@@ -285,6 +287,9 @@ pub struct DropDocument {
     pub endpoint: Option<ObjectDocument>,
     pub source: std::net::IpAddr,
     pub destination: std::net::IpAddr,
+    /// Whom the sender believes to speak to, where a service gave it another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<std::net::SocketAddr>,
     pub protocol: String,
     pub source_port: Option<u16>,
     pub destination_port: Option<u16>,

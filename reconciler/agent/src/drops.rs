@@ -1,7 +1,7 @@
 //! From the ring buffer to `monitor`: one reader, and everybody who listens gets explained lines.
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +12,7 @@ use std::{
 
 use axum::body::Bytes;
 use tokio::sync::{broadcast, watch};
-use weir_abi::{Address, Direction, DropEvent, Reason, next_hook};
+use weir_abi::{Address, Direction, PacketEvent, Reason, next_hook};
 use weir_plan::Provenance;
 
 use crate::{
@@ -28,25 +28,51 @@ const WAIT: Duration = Duration::from_millis(200);
 pub(crate) fn follow(
     mut events: impl EventSource,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    drops: broadcast::Sender<Bytes>,
+    listeners: Listeners,
     stop: Arc<AtomicBool>,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("weir-events".to_owned()).spawn(move || {
         let mut explainer = Explainer::new(snapshots);
         while !stop.load(Ordering::Relaxed) {
-            let heard = drops.receiver_count() > 0;
-            let read = events.read(WAIT, &mut |event| {
-                if heard {
+            let Listeners { drops, all } = &listeners;
+            let (to_drops, to_all) = (drops.receiver_count() > 0, all.receiver_count() > 0);
+            let asked = if to_all { events.tell_flows() } else { Ok(()) };
+            let read = asked.and_then(|()| {
+                events.read(WAIT, &mut |event| {
+                    let is_drop = Reason::from_code(event.reason).is_none_or(Reason::is_drop);
+                    if !(to_all || to_drops && is_drop) {
+                        return;
+                    }
+                    let line = line(&explainer.explain(event));
                     // The last listener may have gone in between.
-                    let _ = drops.send(line(&explainer.explain(event)));
-                }
+                    if is_drop {
+                        let _ = drops.send(line.clone());
+                    }
+                    let _ = all.send(line);
+                })
             });
             if let Err(error) = read {
-                tracing::error!(%error, "drop events can no longer be read");
+                tracing::error!(%error, "events can no longer be read");
                 return;
             }
         }
     })
+}
+
+/// Those who listen.
+#[derive(Clone, Debug)]
+pub(crate) struct Listeners {
+    /// To drops alone.
+    pub drops: broadcast::Sender<Bytes>,
+    /// To flows that begin, too.
+    pub all: broadcast::Sender<Bytes>,
+}
+
+impl Listeners {
+    /// `backlog`: lines that a slow one may lag behind by.
+    pub fn new(backlog: usize) -> Self {
+        Self { drops: broadcast::channel(backlog).0, all: broadcast::channel(backlog).0 }
+    }
 }
 
 struct Explainer {
@@ -64,7 +90,7 @@ impl Explainer {
         Self { snapshots, snapshot: None, rules: HashMap::new(), interfaces: HashMap::new() }
     }
 
-    fn explain(&mut self, event: &DropEvent) -> DropDocument {
+    fn explain(&mut self, event: &PacketEvent) -> DropDocument {
         if self.snapshot.is_none() || self.snapshots.has_changed().unwrap_or(false) {
             self.snapshot = self.snapshots.borrow_and_update().clone();
             self.rules.clear();
@@ -79,15 +105,20 @@ impl Explainer {
             snapshot.compiled.endpoint_numbered(event.endpoint).map(|object| ObjectDocument::from(&object))
         });
         let ported = has_ports(event.protocol);
+        let reason = Reason::from_code(event.reason);
+        let frontend_port = u16::from_be(event.frontend_port_be);
+        let frontend = (frontend_port != 0).then(|| SocketAddr::new(address(&event.frontend), frontend_port));
         DropDocument {
             time_ns: event.time_ns,
-            reason: Reason::from_code(event.reason).map_or_else(|| event.reason.to_string(), |r| r.name().to_owned()),
+            verdict: if reason.is_none_or(Reason::is_drop) { "deny" } else { "allow" }.to_owned(),
+            reason: reason.map_or_else(|| event.reason.to_string(), |r| r.name().to_owned()),
             direction: if event.direction == Direction::Ingress as u8 { "ingress" } else { "egress" }.to_owned(),
             hook: hook(event.hook).to_owned(),
             interface: self.interfaces.get(&event.ifindex).cloned().unwrap_or_else(|| name_now(event.ifindex)),
             endpoint,
             source,
             destination,
+            frontend,
             protocol: protocol_name(event.protocol),
             source_port: ported.then(|| u16::from_be(event.source_port_be)),
             destination_port: ported.then(|| u16::from_be(event.destination_port_be)),
@@ -99,7 +130,7 @@ impl Explainer {
         }
     }
 
-    fn rule(&mut self, event: &DropEvent, source: IpAddr, destination: IpAddr) -> Option<RuleDocument> {
+    fn rule(&mut self, event: &PacketEvent, source: IpAddr, destination: IpAddr) -> Option<RuleDocument> {
         if event.rule == 0 {
             return None;
         }

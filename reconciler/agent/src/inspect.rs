@@ -1,7 +1,7 @@
 //! What a datapath tells beyond its tables: for status, `get` and `monitor`.
 use std::time::Duration;
 
-use weir_abi::{Counter, Direction, DropEvent, Reason};
+use weir_abi::{Counter, Direction, PacketEvent, Reason};
 use weir_plan::{Datapath, DatapathError};
 
 use crate::{FlowSource, NoFlows, WrittenDocument};
@@ -29,7 +29,7 @@ pub trait Inspect: Datapath {
     /// What each kernel table takes.
     fn sizes(&mut self) -> Result<Vec<TableSize>, DatapathError>;
 
-    /// The reader of the drop events; there is one. `None` before the tables exist.
+    /// The reader of the events; there is one. `None` before the tables exist.
     fn events(&mut self) -> Result<Option<Self::Events>, DatapathError>;
 
     /// A reader of the flows, which can be taken elsewhere. `None` before the tables exist.
@@ -38,8 +38,11 @@ pub trait Inspect: Datapath {
 
 /// The reading end of the ring buffer.
 pub trait EventSource: Send + 'static {
+    /// For the next second, flows that begin are events, too.
+    fn tell_flows(&mut self) -> std::io::Result<()>;
+
     /// Waits at most `timeout` for events, and takes them all.
-    fn read(&mut self, timeout: Duration, each: &mut dyn FnMut(&DropEvent)) -> std::io::Result<()>;
+    fn read(&mut self, timeout: Duration, each: &mut dyn FnMut(&PacketEvent)) -> std::io::Result<()>;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +79,7 @@ impl Inspect for weir_plan::fake::FakeDatapath {
         let hooks = |kernel: &mut weir_plan::fake::FakeKernel| {
             let hooks = kernel.live.iter().flat_map(|live| live.wiring.hooks.iter());
             let attachment = |(key, state): &(weir_plan::HookKey, weir_plan::HookState)| Attachment {
-                interface: key.interface.to_string(),
+                interface: key.place.to_string(),
                 program: key.hook.program().to_owned(),
                 mode: weir_plan::Show::show(state),
                 note: None,
@@ -120,7 +123,11 @@ impl Inspect for weir_plan::fake::FakeDatapath {
 pub struct NoEvents;
 
 impl EventSource for NoEvents {
-    fn read(&mut self, timeout: Duration, _: &mut dyn FnMut(&DropEvent)) -> std::io::Result<()> {
+    fn tell_flows(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, timeout: Duration, _: &mut dyn FnMut(&PacketEvent)) -> std::io::Result<()> {
         std::thread::sleep(timeout);
         Ok(())
     }

@@ -5,7 +5,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use weir_abi::{ConntrackEntry, ConntrackKey, Counter, DropEvent};
+use weir_abi::{ConntrackEntry, ConntrackKey, Counter, PacketEvent};
 use weir_datapath::{Events, FlowCount, Flows, Kernel};
 use weir_plan::DatapathError;
 
@@ -89,7 +89,11 @@ impl Inspect for Kernel {
 }
 
 impl EventSource for Events {
-    fn read(&mut self, timeout: Duration, each: &mut dyn FnMut(&DropEvent)) -> io::Result<()> {
+    fn tell_flows(&mut self) -> io::Result<()> {
+        Self::tell_flows(self).map_err(io::Error::other)
+    }
+
+    fn read(&mut self, timeout: Duration, each: &mut dyn FnMut(&PacketEvent)) -> io::Result<()> {
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(_) | Err(Errno::EINTR) => {}

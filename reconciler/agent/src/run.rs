@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::UnixListener,
-    sync::{broadcast, watch},
-};
+use tokio::{net::UnixListener, sync::watch};
 use weir_plan::Store;
 use weir_source::{Access, Source, SourceSpec, WatchOptions};
 
@@ -75,7 +72,7 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
     let links = LinkHints::subscribe()
         .map_err(|cause| Error::Failed { what: "subscribe to rtnetlink".to_owned(), cause: cause.to_string() })?;
     let netns = NetnsHints::subscribe();
-    let (drops, _) = broadcast::channel(DROPS);
+    let listeners = drops::Listeners::new(DROPS);
     let snapshots = handle.call(|agent| agent.snapshots()).await?;
     let (farewell, stops) = watch::channel(false);
     let source_name = source.as_str().into();
@@ -84,7 +81,7 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
         specs: specs.into(),
         access: access.into(),
         source: source_name,
-        drops: drops.clone(),
+        listeners: listeners.clone(),
         stopping: stops.clone(),
     };
     let exporter = Exporter::new(handle.clone());
@@ -133,7 +130,7 @@ pub async fn run<D: Inspect + 'static, S: Store + 'static>(
             let events = handle.call(|agent| agent.engine().datapath().events()).await?;
             match events {
                 Ok(Some(events)) => {
-                    let follow = drops::follow(events, snapshots.clone(), drops.clone(), stopping.clone());
+                    let follow = drops::follow(events, snapshots.clone(), listeners.clone(), stopping.clone());
                     reader = Some(follow.map_err(|cause| Error::Failed {
                         what: "start the reader of drop events".to_owned(),
                         cause: cause.to_string(),

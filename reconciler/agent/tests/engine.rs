@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weir_abi::{Generation, PolicyEntry, Reason, Side};
 use weir_agent::{Allow, Applied, Engine, EngineOptions, Error, Look, Manifests, Planned};
 use weir_plan::{
-    Commit, InterfaceFacts, InterfaceName, NodeFacts, Operation, Phase, Store, TableCopy, Wiring,
+    Commit, Delivery, InterfaceFacts, InterfaceName, NodeFacts, Operation, Phase, Store, TableCopy, Wiring,
     fake::{FakeDatapath, FakeStore, Fault, Faults, Live},
 };
 use weir_source::{Revision, SourceFile};
@@ -28,12 +28,14 @@ impl World {
             loopback: name == "lo",
             addresses: Vec::new(),
             ours: false,
+            delivery: Delivery::Stack,
         };
         let facts = NodeFacts {
             interfaces: vec![interface("eth0", 2, ""), interface("lo", 1, ""), interface("vweb", 3, "veth")],
             addresses: vec!["192.0.2.1".parse().unwrap()],
             netns: vec![],
             tcx: true,
+            cgroup2: true,
         };
         let datapath = FakeDatapath::new(facts, faults.clone());
         datapath.kernel(|kernel| kernel.netns.insert("db".to_owned()));
@@ -720,6 +722,7 @@ fn a_missing_interface_waits_and_the_rest_is_applied() {
             loopback: false,
             addresses: Vec::new(),
             ours: false,
+            delivery: Delivery::Stack,
         };
         kernel.facts.interfaces.push(vweb);
     });
@@ -727,7 +730,7 @@ fn a_missing_interface_waits_and_the_rest_is_applied() {
     let outcome = applied(&mut engine, &first());
     assert!(outcome.flipped);
     assert_eq!(outcome.desired.compiled.pending.len(), 1);
-    assert!(world.live().wiring.hooks.iter().any(|(key, _)| key.interface == InterfaceName::from("vweb")));
+    assert!(world.live().wiring.hooks.iter().any(|(key, _)| key.interface() == Some(&InterfaceName::from("vweb"))));
 }
 
 #[test]

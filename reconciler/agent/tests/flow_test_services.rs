@@ -4,7 +4,7 @@ use weir_agent::{
     Allow, Engine, EngineOptions, Error, FlowTestResult, FlowTestsDocument, Look, Manifests, flow_tests_by_oracle,
 };
 use weir_plan::{
-    InterfaceFacts, NodeFacts, Operation,
+    Delivery, InterfaceFacts, NodeFacts, Operation,
     fake::{FakeDatapath, FakeStore, Faults},
 };
 use weir_source::{Revision, SourceFile};
@@ -110,7 +110,7 @@ fn the_oracle_follows_a_flow_to_its_backend() {
         "skipped: neither end says on which node the host is meant"
     );
     let on_n1 = format!("{SET}{}", test("{host: true}", service, 80, "{verdict: allow}"));
-    assert_eq!(said(&by_oracle(&on_n1, Some("n1"))), "skipped: the host itself does not use services yet");
+    assert_eq!(said(&by_oracle(&on_n1, Some("n1"))), "passed: allow via 10.0.0.2:8080");
 }
 
 #[test]
@@ -172,12 +172,14 @@ fn applied(expect: &str, backend: Option<(&str, u16)>) -> Option<String> {
         loopback: false,
         addresses: Vec::new(),
         ours: false,
+        delivery: Delivery::Stack,
     };
     let facts = NodeFacts {
         interfaces: vec![interface("vdb", 2), interface("vweb", 3)],
         addresses: vec!["192.0.2.1".parse().unwrap()],
         netns: vec![],
         tcx: true,
+        cgroup2: true,
     };
     let datapath = FakeDatapath::new(facts, faults.clone());
     datapath.kernel(|kernel| {

@@ -278,7 +278,11 @@ pub enum Verb {
         live: bool,
     },
     /// Print dropped packets and the rules that dropped them
-    Monitor,
+    Monitor {
+        /// Print flows that begin, too, and the rules that allow them
+        #[arg(long)]
+        flows: bool,
+    },
     /// List what was applied
     History {
         /// At most so many, newest first

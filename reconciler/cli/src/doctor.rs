@@ -107,8 +107,15 @@ pub fn verified(pin_dir: &Path) -> Result<Vec<Verified>, DatapathError> {
 
 fn try_load(pins: &Path) -> Result<Kernel, DatapathError> {
     let mut kernel = Kernel::open(Options::new(pins))?;
-    let capacity =
-        Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 1024, affinity: 16, nat: 16, rules: 16 };
+    let capacity = Capacity {
+        conntrack_tcp: 1024,
+        conntrack_other: 1024,
+        fragments: 1024,
+        affinity: 16,
+        nat: 16,
+        sockets: 16,
+        rules: 16,
+    };
     kernel.prepare(&Tables::default(), &capacity)?;
     Ok(kernel)
 }

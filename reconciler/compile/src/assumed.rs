@@ -2,7 +2,7 @@
 use std::collections::BTreeSet;
 
 use globset::Glob;
-use weir_plan::{InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts};
+use weir_plan::{Delivery, InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts};
 use weir_schema::{Inventory, Spec};
 
 use crate::netns_needed;
@@ -47,12 +47,14 @@ pub fn assumed_facts(inventories: &[&Inventory], node: &str) -> NodeFacts {
         loopback: false,
         addresses: Vec::new(),
         ours: false,
+        delivery: Delivery::Stack,
     };
     NodeFacts {
         interfaces: names.into_iter().enumerate().map(interface).collect(),
         addresses: Vec::new(),
         netns: netns.into_iter().map(|netns| NetnsFacts { netns, exists: true }).collect(),
         tcx: true,
+        cgroup2: true,
     }
 }
 

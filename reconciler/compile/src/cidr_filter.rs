@@ -44,11 +44,13 @@ pub(crate) struct Placement {
     pub groups: Vec<u32>,
 }
 
-/// Devices with the same filters share a group; groups are numbered in the order of their filters.
+/// Devices with the same filters share a group; groups are numbered in the order of their filters. `acceleration`: how
+/// the load balancer wants XDP on network devices.
 pub(crate) fn place(
     objects: &Objects<'_>,
     facts: &NodeFacts,
     network: &[&InterfaceFacts],
+    acceleration: Option<(ObjectId, XdpAttach)>,
     pending: &mut Vec<Pending>,
 ) -> Result<Placement, Vec<CompileError>> {
     let mut errors = Vec::new();
@@ -108,7 +110,9 @@ pub(crate) fn place(
         set.iter().for_each(|filter| placement.groups[*filter] |= 1 << group);
     }
     for (name, set) in &watched {
-        match xdp_mode(set.iter().map(|index| &objects.filters[*index])) {
+        let filters = set.iter().map(|index| &objects.filters[*index]);
+        let balancer = acceleration.filter(|_| network.iter().any(|device| device.name == **name));
+        match xdp_mode(filters.map(|filter| (filter.id, attach(filter.spec.mode))).chain(balancer)) {
             Ok(mode) => placement.devices.push(FilteredDevice {
                 name: (*name).clone(),
                 group: sets.partition_point(|other| other < &set) as u32,
@@ -118,7 +122,7 @@ pub(crate) fn place(
             Err((native, generic)) => errors.push(CompileError {
                 code: code::XDP_MODE_CONFLICT,
                 object: Some(objects.reference(native).clone()),
-                path: Some("spec.mode".to_owned()),
+                path: Some(mode_path(native, acceleration).to_owned()),
                 message: format!(
                     "asks for native XDP on {name}, where {} asks for generic",
                     objects.reference(generic)
@@ -130,16 +134,31 @@ pub(crate) fn place(
     if errors.is_empty() { Ok(placement) } else { Err(errors) }
 }
 
-/// The mode that every filter of a device can live with, or the two that contradict each other.
-fn xdp_mode<'a>(
-    filters: impl Iterator<Item = &'a Item<'a, CidrFilterSpec>>,
-) -> Result<XdpAttach, (ObjectId, ObjectId)> {
+const fn attach(mode: XdpMode) -> XdpAttach {
+    match mode {
+        XdpMode::Auto => XdpAttach::Auto,
+        XdpMode::Native => XdpAttach::Native,
+        XdpMode::Generic => XdpAttach::Generic,
+    }
+}
+
+/// Where an object says which mode it wants.
+fn mode_path(object: ObjectId, acceleration: Option<(ObjectId, XdpAttach)>) -> &'static str {
+    if acceleration.is_some_and(|(config, _)| config == object) {
+        "spec.loadBalancer.acceleration"
+    } else {
+        "spec.mode"
+    }
+}
+
+/// The mode that everybody who wants XDP on a device can live with, or the two that contradict each other.
+fn xdp_mode(wanted: impl Iterator<Item = (ObjectId, XdpAttach)>) -> Result<XdpAttach, (ObjectId, ObjectId)> {
     let (mut native, mut generic) = (None, None);
-    for filter in filters {
-        match filter.spec.mode {
-            XdpMode::Auto => {}
-            XdpMode::Native => native = native.or(Some(filter.id)),
-            XdpMode::Generic => generic = generic.or(Some(filter.id)),
+    for (object, mode) in wanted {
+        match mode {
+            XdpAttach::Auto => {}
+            XdpAttach::Native => native = native.or(Some(object)),
+            XdpAttach::Generic => generic = generic.or(Some(object)),
         }
     }
     match (native, generic) {
@@ -238,7 +257,7 @@ pub(crate) fn groups(
     let settings = NodeSettings::new(objects, node);
     let endpoints = endpoints.iter().collect();
     let network = network_devices(&settings, facts, &endpoints, objects, &mut Vec::new()).map_err(|one| vec![*one])?;
-    Ok(place(objects, facts, &network, &mut Vec::new())?.groups)
+    Ok(place(objects, facts, &network, settings.acceleration, &mut Vec::new())?.groups)
 }
 
 /// The tables of the prefilter.

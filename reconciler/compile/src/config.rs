@@ -1,8 +1,8 @@
 //! What `NodeConfig` says for this node.
 use std::time::Duration;
 
-use weir_plan::{Capacity, HookState, NodeFacts, Numbering, Space};
-use weir_schema::AttachMode;
+use weir_plan::{Capacity, HookState, NodeFacts, Numbering, Space, XdpAttach};
+use weir_schema::{Acceleration, AttachMode, LocalDelivery};
 
 use crate::{
     masquerade::Masquerade,
@@ -25,6 +25,7 @@ pub(crate) struct Limits {
     pub backends: u32,
     pub affinity: u32,
     pub nat: u32,
+    pub sockets: u32,
 }
 
 /// The fields of every `NodeConfig` that selects this node, merged; that they do not contradict each other was checked
@@ -33,6 +34,7 @@ pub(crate) struct Limits {
 pub(crate) struct NodeSettings {
     pub limits: Limits,
     pub attach_mode: AttachMode,
+    pub local_delivery: LocalDelivery,
     /// Globs and the object that says so.
     pub devices: Option<(ObjectId, Vec<String>)>,
     /// Whole seconds.
@@ -41,6 +43,10 @@ pub(crate) struct NodeSettings {
     pub tcp_closing: u32,
     pub other: u32,
     pub masquerade: Masquerade,
+    /// Sockets of the host reach services by themselves, where there are any.
+    pub socket_load_balancing: bool,
+    /// How XDP is attached to network devices for the load balancer, and the object that says so.
+    pub acceleration: Option<(ObjectId, XdpAttach)>,
     /// The first object that selects this node.
     pub object: Option<ObjectId>,
 }
@@ -62,14 +68,18 @@ impl NodeSettings {
                 backends: 1_048_576,
                 affinity: 65_536,
                 nat: 262_144,
+                sockets: 65_536,
             },
             attach_mode: AttachMode::Auto,
+            local_delivery: LocalDelivery::Redirect,
             devices: None,
             tcp_syn: defaults.tcp_syn,
             tcp_established: defaults.tcp_established,
             tcp_closing: defaults.tcp_closing,
             other: defaults.other,
             masquerade: Masquerade::default(),
+            socket_load_balancing: true,
+            acceleration: None,
             object: None,
         };
         let mut ports = (defaults.nat_first_port, defaults.nat_last_port);
@@ -79,6 +89,8 @@ impl NodeSettings {
             let spec = config.spec;
             this.object = this.object.or(Some(config.id));
             this.attach_mode = spec.attach_mode.unwrap_or(this.attach_mode);
+            this.local_delivery = spec.local_delivery.unwrap_or(this.local_delivery);
+            this.socket_load_balancing = spec.socket_load_balancing.unwrap_or(this.socket_load_balancing);
             if let Some(devices) = &spec.devices {
                 this.devices = Some((config.id, devices.clone()));
             }
@@ -95,11 +107,18 @@ impl NodeSettings {
             limits.backends = said.backends.unwrap_or(limits.backends);
             limits.affinity = said.affinity.unwrap_or(limits.affinity);
             limits.nat = said.nat.unwrap_or(limits.nat);
+            limits.sockets = said.sockets.unwrap_or(limits.sockets);
             let said = &spec.timeouts;
             this.tcp_syn = said.tcp_syn.map_or(this.tcp_syn, seconds);
             this.tcp_established = said.tcp_established.map_or(this.tcp_established, seconds);
             this.tcp_closing = said.tcp_closing.map_or(this.tcp_closing, seconds);
             this.other = said.other.map_or(this.other, seconds);
+            match spec.load_balancer.acceleration {
+                None | Some(Acceleration::Disabled) => {}
+                Some(Acceleration::Auto) => this.acceleration = Some((config.id, XdpAttach::Auto)),
+                Some(Acceleration::Native) => this.acceleration = Some((config.id, XdpAttach::Native)),
+                Some(Acceleration::Generic) => this.acceleration = Some((config.id, XdpAttach::Generic)),
+            }
             let said = &spec.masquerade;
             if said.enabled == Some(true) {
                 this.masquerade.by = Some(config.id);
@@ -125,11 +144,13 @@ impl NodeSettings {
     /// `lends`: the node's address may be lent; `serves`: there are services. The tables of traffic that only these fill
     /// are small without them.
     pub fn capacity(&self, numbering: &Numbering, lends: bool, serves: bool) -> Capacity {
+        let small = |limit: u32, used: bool| if used { limit } else { limit.min(UNUSED) };
         Capacity {
             conntrack_tcp: self.limits.conntrack_tcp,
             conntrack_other: self.limits.conntrack_other,
-            affinity: if serves { self.limits.affinity } else { self.limits.affinity.min(UNUSED) },
-            nat: if lends { self.limits.nat } else { self.limits.nat.min(UNUSED) },
+            affinity: small(self.limits.affinity, serves),
+            nat: small(self.limits.nat, lends),
+            sockets: small(self.limits.sockets, serves && self.socket_load_balancing),
             rules: numbering.bound(Space::Rule).max(1024).next_power_of_two(),
             ..Capacity::default()
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use weir_abi::{EndpointInfo, identity};
-use weir_plan::{Device, InterfaceName, NodeFacts, Numbering, OutOfNumbers, Pending, Space};
+use weir_plan::{Delivery, Device, InterfaceName, NodeFacts, Numbering, OutOfNumbers, Pending, Space};
 use weir_schema::EndpointSpec;
 
 use crate::{
@@ -28,6 +28,7 @@ pub(crate) struct LocalEndpoint {
     pub interface: Option<InterfaceName>,
     /// What Weir makes for it.
     pub device: Option<Device>,
+    pub delivery: Delivery,
 }
 
 /// The host as an endpoint.
@@ -64,6 +65,10 @@ impl LocalEndpoints {
             let mut addresses = item.spec.addresses.clone();
             addresses.sort_unstable();
             let (interface, device) = attachment(item, &key, &addresses, objects, facts, &mut names, pending);
+            let fact = interface.as_ref().and_then(|name| facts.interfaces.iter().find(|one| one.name == *name));
+            // What Weir makes ends in a namespace.
+            let delivery =
+                if device.is_some() { Delivery::Peer } else { fact.map(|one| one.delivery).unwrap_or_default() };
             endpoints.push(LocalEndpoint {
                 object: item.id,
                 number: numbering.assign(Space::Endpoint, &key, sequence)?,
@@ -72,6 +77,7 @@ impl LocalEndpoints {
                 addresses,
                 interface,
                 device,
+                delivery,
             });
         }
         let host = match host_endpoint(objects, node) {

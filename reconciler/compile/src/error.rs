@@ -29,6 +29,8 @@ pub mod code {
     pub const INTERFACE_MISSING: &str = "interface-missing";
     /// Pending: there is no such network namespace.
     pub const NETNS_MISSING: &str = "netns-missing";
+    /// Pending: the host's sockets cannot reach services.
+    pub const CGROUP_MISSING: &str = "cgroup-missing";
 }
 
 impl fmt::Display for CompileError {

@@ -33,7 +33,7 @@ pub enum Untestable {
     NotAttached(ObjectRef),
     #[error("this node has no network device {0}")]
     NoDevice(InterfaceName),
-    #[error("the host itself does not use services yet")]
+    #[error("the host picks a backend at the socket, before there is a packet")]
     HostToService,
     #[error("there is no service {0}")]
     NoService(ObjectRef),
@@ -119,6 +119,9 @@ impl Compiled {
         // Whose host is meant is said by the other end.
         if nobody_here || host_of_another && (spec.from.host.is_some() || spec.to.host.is_some()) {
             return Err(Untestable::Elsewhere);
+        }
+        if from.place == Place::Host && to.addresses.iter().any(|address| self.is_met_at_sockets(*address, spec)) {
+            return Err(Untestable::HostToService);
         }
         let by_any = self.network_devices();
         let entrances = match (&spec.from.interface, is_outside(&from)) {
@@ -235,7 +238,7 @@ impl Compiled {
     fn network_devices(&self) -> Vec<InterfaceName> {
         let with = |hook: Hook| {
             let hooks = self.wiring.hooks.iter().map(|(key, _)| key);
-            hooks.filter(move |key| key.hook == hook).map(|key| key.interface.clone())
+            hooks.filter(move |key| key.hook == hook).filter_map(|key| key.interface().cloned())
         };
         let watched: Vec<_> = with(Hook::XdpIngress).collect();
         if watched.is_empty() { with(Hook::FromNetwork).take(1).collect() } else { watched }
@@ -260,7 +263,7 @@ impl Compiled {
             Place::Outside => {
                 // All judge alike: where routing sends it is of no matter.
                 let mut hooks = self.wiring.hooks.iter().filter(|(key, _)| key.hook == Hook::ToNetwork);
-                let any = hooks.next().map(|(key, _)| &key.interface);
+                let any = hooks.next().and_then(|(key, _)| key.interface());
                 entrance.or(any).map_or_else(Vec::new, |device| self.hooks(device, &[Hook::ToNetwork]))
             }
         }
@@ -268,7 +271,7 @@ impl Compiled {
 
     /// Those of a device that are there.
     fn hooks(&self, device: &InterfaceName, hooks: &[Hook]) -> Vec<HookKey> {
-        let keys = hooks.iter().map(|hook| HookKey { interface: device.clone(), hook: *hook });
+        let keys = hooks.iter().map(|hook| HookKey::on(device.clone(), *hook));
         keys.filter(|key| self.wiring.hooks.get(key).is_some()).collect()
     }
 }

@@ -35,6 +35,7 @@ mod provenance;
 mod rules;
 mod selector;
 mod service;
+mod sockets;
 mod state;
 mod trace;
 mod view;
@@ -47,8 +48,8 @@ use std::{
 };
 
 use weir_abi::{Settings, settings_flags};
-use weir_plan::{Capacity, NodeFacts, Numbering, OutOfNumbers, Pending, Table, Tables, Wiring};
-use weir_schema::{EndpointSpec, Inventory, Object, Spec};
+use weir_plan::{Capacity, Delivery, NodeFacts, Numbering, OutOfNumbers, Pending, Table, Tables, Wiring};
+use weir_schema::{EndpointSpec, Inventory, LocalDelivery, Object, Spec};
 
 pub use assumed::{assumed_facts, nodes};
 pub use edit::{Effort, compile_after};
@@ -192,7 +193,7 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
     let cidrs =
         CidrIdentities::new(mentioned.iter().map(|(selector, _)| selector), numbering, sequence).map_err(one)?;
 
-    let placement = cidr_filter::place(objects, facts, &network, &mut pending)?;
+    let placement = cidr_filter::place(objects, facts, &network, settings.acceleration, &mut pending)?;
     let mut keys = entries::rules(&enforced);
     keys.extend(cidr_filter::rules(objects));
     let rules = Rules::number(keys, objects, numbering, sequence).map_err(one)?;
@@ -206,8 +207,15 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
     let host_policy = entries::host_policy(&enforced);
     let edge = service::edge(all.iter()).and_then(|object| objects.id(&object));
     let at_the_edge = HookOwner::at_the_edge(host_policy.is_some(), edge.is_some(), settings.masquerade.by);
-    let wired =
-        wiring::wire(&local, &placement, &prefilter.used_columns, &network, at_the_edge, settings.tc_attach(facts));
+    let mut wired = wiring::wire(
+        &local,
+        &placement,
+        &prefilter.used_columns,
+        &network,
+        at_the_edge,
+        &settings,
+        settings.tc_attach(facts),
+    );
     let by_address = local.by_address(&host_addresses);
 
     let owned = |owner: ObjectId| objects.owner(owner);
@@ -251,6 +259,9 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
     let exempt = settings.masquerade.prefixes(objects);
     let mut own_settings = table_settings(&settings, &local, host_policy.is_some(), !frontends.is_empty());
     masquerade::note(&mut own_settings, &exempt);
+    let first = services.first().filter(|_| settings.socket_load_balancing);
+    let on = sockets::wire(first, facts, &mut wired.wiring, &mut provenance.hooks, &mut pending);
+    sockets::note(&mut own_settings, on, &host_only);
     let tables = Tables {
         settings: [(0, own_settings)].into_iter().collect(),
         interfaces: wired.interfaces,
@@ -370,8 +381,15 @@ fn table_settings(settings: &NodeSettings, local: &LocalEndpoints, host_policy: 
     if local.host.object.is_some() {
         flags |= settings_flags::HOST_ENDPOINT;
     }
+    let delivers = |endpoint: &endpoint::LocalEndpoint| endpoint.delivery != Delivery::Stack;
+    if settings.local_delivery == LocalDelivery::Redirect && local.endpoints.iter().any(delivers) {
+        flags |= settings_flags::DELIVER;
+    }
     if settings.masquerade.by.is_some() {
         flags |= settings_flags::MASQUERADE;
+    }
+    if settings.acceleration.is_some() {
+        flags |= settings_flags::XDP_BALANCER;
     }
     let defaults = Settings::default();
     let (nat_first_port, nat_last_port) =

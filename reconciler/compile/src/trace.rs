@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use weir_abi::{
     ACTION_DROP, ACTION_ENDPOINT_RANGE, ACTION_NONE, DIRECTION_EGRESS, DIRECTION_INGRESS, PolicyKey, RULE_NONE,
-    SIDE_DESTINATION, SIDE_SOURCE, TupleClass, identity, policy_verdict,
+    SIDE_DESTINATION, SIDE_SOURCE, TupleClass, identity, interface_flags, policy_verdict,
 };
 use weir_plan::{Hook, InterfaceName, ObjectRef, Prefix4, Prefix6, Provenance, RuleRef, Tables};
 
@@ -195,8 +195,12 @@ impl Compiled {
     pub(crate) fn prefilter(&self, source: Option<IpAddr>, destination: Option<IpAddr>) -> Vec<PrefilterDecision> {
         let hooks = self.wiring.hooks.iter().filter(|(key, _)| key.hook == Hook::XdpIngress);
         let decide = |interface: &InterfaceName| {
-            let group = self.tables.interfaces.get(interface).map_or(0, |info| info.prefilter_group as usize);
+            let info = self.tables.interfaces.get(interface).copied().unwrap_or_default();
+            let group = info.prefilter_group as usize;
+            let watched = [interface_flags::PREFILTER_SOURCE, interface_flags::PREFILTER_DESTINATION];
             let cell = |address: Option<IpAddr>, side: usize| {
+                // The load balancer alone may be on the device, which then is in no group.
+                let address = address.filter(|_| info.flags & watched[side] != 0);
                 let class = address.map_or(0, |address| prefilter_class(&self.tables, address));
                 let class = self.tables.classes.get(&class).copied().unwrap_or_default();
                 class.cells[group * 2 + side]
@@ -216,7 +220,7 @@ impl Compiled {
                 rule: decided.and_then(|cell| self.provenance.rule(cell.rule()).cloned()),
             }
         };
-        hooks.map(|(key, _)| decide(&key.interface)).collect()
+        hooks.filter_map(|(key, _)| key.interface()).map(decide).collect()
     }
 }
 

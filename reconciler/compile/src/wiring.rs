@@ -2,9 +2,11 @@
 use std::collections::BTreeMap;
 
 use weir_abi::{InterfaceInfo, SIDE_DESTINATION, SIDE_SOURCE, interface_flags};
-use weir_plan::{Hook, HookKey, HookState, InterfaceFacts, InterfaceName, Table, Wiring};
+use weir_plan::{Delivery, Hook, HookKey, HookState, InterfaceFacts, InterfaceName, Table, Wiring};
 
-use crate::{cidr_filter::Placement, endpoint::LocalEndpoints, masquerade, objects::ObjectId};
+use weir_schema::LocalDelivery;
+
+use crate::{cidr_filter::Placement, config::NodeSettings, endpoint::LocalEndpoints, masquerade, objects::ObjectId};
 
 /// The `interfaces` table, hooks and devices, and the object behind each interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,7 @@ pub(crate) fn wire(
     network: &[&InterfaceFacts],
     // What programs on network devices are there for.
     at_the_edge: Option<HookOwner>,
+    settings: &NodeSettings,
     tc: HookState,
 ) -> Wired {
     let mut interfaces: BTreeMap<InterfaceName, InterfaceInfo> = BTreeMap::new();
@@ -51,7 +54,7 @@ pub(crate) fn wire(
     let mut owners = BTreeMap::new();
     let mut devices = Vec::new();
     let mut hook = |interface: &InterfaceName, hook: Hook, state: HookState, owner: HookOwner| {
-        hooks.push((HookKey { interface: interface.clone(), hook }, state, owner));
+        hooks.push((HookKey::on(interface.clone(), hook), state, owner));
     };
 
     for endpoint in &endpoints.endpoints {
@@ -65,6 +68,13 @@ pub(crate) fn wire(
             // Both ends are ours, so nothing but this endpoint's addresses can rightly come from there.
             info.flags |= interface_flags::CHECK_SOURCE;
             devices.push((name.clone(), device.clone()));
+        }
+        if settings.local_delivery == LocalDelivery::Redirect {
+            info.flags |= match endpoint.delivery {
+                Delivery::Stack => 0,
+                Delivery::Device => interface_flags::DELIVER,
+                Delivery::Peer => interface_flags::DELIVER | interface_flags::PEER,
+            };
         }
         owners.insert(name.clone(), HookOwner::Object(endpoint.object));
         hook(name, Hook::FromEndpoint, tc, HookOwner::Object(endpoint.object));
@@ -91,6 +101,11 @@ pub(crate) fn wire(
             owners.entry(device.name.clone()).or_insert(owner);
             hook(&device.name, Hook::FromNetwork, tc, owner);
             hook(&device.name, Hook::ToNetwork, tc, owner);
+            if let Some((object, mode)) = settings.acceleration
+                && !placement.devices.iter().any(|filtered| filtered.name == device.name)
+            {
+                hook(&device.name, Hook::XdpIngress, HookState::Xdp(mode), HookOwner::Object(object));
+            }
         }
     }
 

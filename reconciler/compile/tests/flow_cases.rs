@@ -17,7 +17,7 @@ fn test(name: &str, from: &str, to: &str) -> String {
 /// `web 10.0.0.10 > 10.0.0.11: from_endpoint@lxc-web to_endpoint@lxc-db / from_endpoint@lxc-db to_endpoint@lxc-web`
 fn cases(set: &Compiled) -> Vec<String> {
     let way = |hooks: &[weir_plan::HookKey]| {
-        let hooks: Vec<_> = hooks.iter().map(|at| format!("{}@{}", at.hook.program(), at.interface)).collect();
+        let hooks: Vec<_> = hooks.iter().map(|at| format!("{}@{}", at.hook.program(), at.place)).collect();
         hooks.join(" ")
     };
     let found = set.flow_cases();
@@ -126,7 +126,7 @@ fn a_service_is_met_where_its_sender_finds_it() {
         "behind the first program it goes to a backend"
     );
     assert_eq!(of("{endpoint: web}", 81), ["t not: Service default/shop has no frontend on port 81 of this protocol"]);
-    assert_eq!(of("{host: true}", 80), ["t not: the host itself does not use services yet"]);
+    assert_eq!(of("{host: true}", 80), ["t not: the host picks a backend at the socket, before there is a packet"]);
     assert_eq!(of("{endpoint: far}", 80), ["t not: neither end is on this node"], "its own node picks the backend");
 }
 
@@ -161,7 +161,7 @@ fn behind_a_service_the_way_is_its_backends() {
     let both = [("10.0.0.11", 8080, true), ("198.51.100.1", 80, false)];
     let first = |set: &Compiled| set.flow_cases().cases.into_iter().next().unwrap();
     let hooks = |hooks: &[weir_plan::HookKey]| {
-        hooks.iter().map(|at| format!("{}@{}", at.hook.program(), at.interface)).collect::<Vec<_>>().join(" ")
+        hooks.iter().map(|at| format!("{}@{}", at.hook.program(), at.place)).collect::<Vec<_>>().join(" ")
     };
     let inside = set("{endpoint: web}", "{verdict: allow, backend: db}");
     let case = first(&balanced(&inside, 0, &both));

@@ -4,10 +4,10 @@ mod support;
 use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
 use proptest::{prelude::*, test_runner::TestRunner};
-use support::{CLUSTER, compiled, facts, file, parse, try_compile};
+use support::{CLUSTER, TCP, compiled, facts, file, parse, trace, try_compile};
 use weir_abi::{FrontendKey, backend_flags, interface_flags, service_flags, settings_flags};
 use weir_compile::{BackendView, Compiled, Input, ServiceView, compile, compile_after};
-use weir_plan::{HookState, InterfaceName, Numbering, Space, address_of, ip_of};
+use weir_plan::{Hook, HookKey, HookState, InterfaceName, NodeFacts, Numbering, Space, XdpAttach, address_of, ip_of};
 use weir_schema::{BackendState, Inventory, Options, ParsedFile, assemble, parse_file};
 
 fn service(name: &str, spec: &str) -> String {
@@ -28,7 +28,7 @@ fn shown(views: &[ServiceView]) -> Vec<String> {
 }
 
 fn hooks(set: &Compiled, interface: &str) -> Vec<(&'static str, HookState)> {
-    let on = |key: &weir_plan::HookKey| *key.interface.0 == *interface;
+    let on = |key: &weir_plan::HookKey| key.place.to_string() == *interface;
     set.wiring.hooks.iter().filter(|(key, _)| on(key)).map(|(key, state)| (key.hook.program(), *state)).collect()
 }
 
@@ -38,6 +38,39 @@ fn a_set_without_services_has_nothing_of_them() {
     assert_eq!(set.tables.settings.get(&0).unwrap().flags & settings_flags::SERVICES, 0);
     assert!(set.tables.frontends.is_empty() && set.tables.services.is_empty() && set.skipped.is_empty());
     assert!(hooks(&set, "eth0").is_empty());
+}
+
+#[test]
+fn the_hosts_sockets_reach_services_where_there_is_a_frontend_and_a_cgroup() {
+    let services = service("b", "{frontends: [{address: 10.96.0.2, port: 80}], backends: [{address: 10.9.9.9}]}")
+        + &service("a", "{frontends: [{port: 30080, type: node-port}], backends: [{address: 10.9.9.9}]}");
+    let said = |limit: &str| {
+        format!(
+            "{CLUSTER}apiVersion: weir/v1alpha1\nkind: NodeConfig\nmetadata: {{name: c}}\nspec: {limit}\n---\n{services}"
+        )
+    };
+    let of = |text: &str, facts: &NodeFacts| {
+        let set = try_compile(&parse(text), facts).unwrap();
+        let settings = *set.tables.settings.get(&0).unwrap();
+        let nodes = [settings.node_v4, settings.node_v6].map(|address| ip_of(&address).to_string());
+        let pending: Vec<_> = set.pending.iter().map(|one| format!("{} {}", one.code, one.object)).collect();
+        (
+            hooks(&set, "cgroup").len(),
+            settings.flags & settings_flags::SOCKETS != 0,
+            nodes,
+            pending,
+            set.capacity.sockets,
+        )
+    };
+    let (none, both) = (["::", "::"].map(str::to_owned), ["192.0.2.1", "2001:db8:ffff::1"].map(str::to_owned));
+    let pending = of(CLUSTER, &facts()).3;
+    assert_eq!(of(CLUSTER, &facts()), (0, false, none.clone(), pending.clone(), 64));
+    assert_eq!(of(&said("{limits: {sockets: 77}}"), &facts()), (8, true, both, pending.clone(), 77));
+    assert_eq!(of(&said("{socketLoadBalancing: false}"), &facts()), (0, false, none.clone(), pending.clone(), 64));
+    let bare = NodeFacts { cgroup2: false, ..facts() };
+    let mut found = of(&said("{}"), &bare);
+    found.3.retain(|one| one.starts_with("cgroup-missing"));
+    assert_eq!(found, (0, false, none, vec!["cgroup-missing Service default/a".to_owned()], 65_536));
 }
 
 #[test]
@@ -116,6 +149,56 @@ fn network_devices_have_programs_where_clients_outside_come_in() {
     let set = compiled(&format!("{CLUSTER}{inside}{edge}"));
     assert_eq!(hooks(&set, "eth0"), [("from_network", HookState::Tcx), ("to_network", HookState::Tcx)]);
     assert_eq!(set.tables.interfaces.get(&eth0).unwrap().flags, interface_flags::NETWORK);
+}
+
+#[test]
+fn acceleration_puts_xdp_on_network_devices() {
+    let config = |spec: &str| {
+        format!(
+            "apiVersion: weir/v1alpha1\nkind: NodeConfig\nmetadata: {{name: c}}\nspec: {{loadBalancer: {{acceleration: {spec}}}}}\n---\n"
+        )
+    };
+    let filter = |mode: &str| {
+        format!(
+            "apiVersion: weir/v1alpha1\nkind: CidrFilter\nmetadata: {{name: f}}\nspec: {{interfaces: [eth0], mode: {mode}, cidrs: [203.0.113.0/24]}}\n---\n"
+        )
+    };
+    let edge = service("b", "{frontends: [{port: 30080, type: node-port}], backends: [{address: 10.9.9.1}]}");
+    let xdp = |set: &Compiled, device: &str| {
+        let key = HookKey::on(device.into(), Hook::XdpIngress);
+        set.wiring.hooks.get(&key).copied()
+    };
+    let is_on = |set: &Compiled| set.tables.settings.get(&0).unwrap().flags & settings_flags::XDP_BALANCER != 0;
+    let plain = compiled(&format!("{CLUSTER}{}{edge}", config("disabled")));
+    assert_eq!((xdp(&plain, "eth0"), is_on(&plain)), (None, false));
+    for (mode, attach) in [("auto", XdpAttach::Auto), ("native", XdpAttach::Native), ("generic", XdpAttach::Generic)] {
+        let set = compiled(&format!("{CLUSTER}{}{edge}", config(mode)));
+        assert!(is_on(&set));
+        for device in ["eth0", "eth1"] {
+            assert_eq!(xdp(&set, device), Some(HookState::Xdp(attach)), "{mode} on {device}");
+        }
+        // What filters eth0 says nothing of eth1, which is in no group.
+        let set = compiled(&format!("{CLUSTER}{}{}{edge}", config(mode), filter("auto")));
+        assert_eq!(
+            (xdp(&set, "eth0"), xdp(&set, "eth1")),
+            (Some(HookState::Xdp(attach)), Some(HookState::Xdp(attach)))
+        );
+        let decisions = trace(&set, "203.0.113.9", "host", TCP, 1).prefilter;
+        let drops: Vec<_> = decisions.into_iter().map(|one| (one.interface.to_string(), one.drops)).collect();
+        assert_eq!(drops, [("eth0".to_owned(), true), ("eth1".to_owned(), false)]);
+    }
+    let stricter = compiled(&format!("{CLUSTER}{}{}{edge}", config("auto"), filter("generic")));
+    assert_eq!(xdp(&stricter, "eth0"), Some(HookState::Xdp(XdpAttach::Generic)));
+    assert_eq!(xdp(&stricter, "eth1"), Some(HookState::Xdp(XdpAttach::Auto)));
+    // Nothing is served to the outside.
+    assert_eq!(xdp(&compiled(&format!("{CLUSTER}{}", config("auto"))), "eth0"), None);
+
+    let both = format!("{CLUSTER}{}{}{edge}", config("native"), filter("generic"));
+    let [error] = &try_compile(&parse(&both), &facts()).unwrap_err()[..] else { panic!("one error") };
+    assert_eq!((error.code, error.path.as_deref()), ("xdp-mode-conflict", Some("spec.loadBalancer.acceleration")));
+    let both = format!("{CLUSTER}{}{}{edge}", config("generic"), filter("native"));
+    let [error] = &try_compile(&parse(&both), &facts()).unwrap_err()[..] else { panic!("one error") };
+    assert_eq!((error.code, error.path.as_deref()), ("xdp-mode-conflict", Some("spec.mode")));
 }
 
 #[test]

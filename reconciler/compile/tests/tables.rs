@@ -16,7 +16,7 @@ fn name(text: &str) -> InterfaceName {
 }
 
 fn hooks(set: &Compiled) -> Vec<(String, HookState)> {
-    set.wiring.hooks.iter().map(|(key, state)| (format!("{} {}", key.interface, key.hook.program()), *state)).collect()
+    set.wiring.hooks.iter().map(|(key, state)| (format!("{} {}", key.place, key.hook.program()), *state)).collect()
 }
 
 fn filter(name: &str, spec: &str) -> String {
@@ -76,7 +76,7 @@ fn devices_with_the_same_filters_share_a_group() {
     assert_eq!(info("eth0").flags, interface_flags::PREFILTER_SOURCE);
     assert_eq!(info("eth1").flags, interface_flags::PREFILTER_SOURCE | interface_flags::PREFILTER_DESTINATION);
     assert_eq!(
-        set.wiring.hooks.get(&HookKey { interface: name("eth1"), hook: Hook::XdpIngress }),
+        set.wiring.hooks.get(&HookKey::on(name("eth1"), Hook::XdpIngress)),
         Some(&HookState::Xdp(XdpAttach::Generic))
     );
     let drops = |from: &str, to: &str| -> Vec<(String, bool)> {
@@ -190,7 +190,8 @@ fn a_namespace_gets_a_veth_pair_and_a_missing_one_waits() {
     assert!(device.0.starts_with("wr") && device.0.len() == 12);
     assert_eq!((&*state.netns, &*state.peer), ("ns-web", "eth0"));
     let info = set.tables.interfaces.get(device).unwrap();
-    assert_eq!(info.flags, interface_flags::ENDPOINT | interface_flags::CHECK_SOURCE);
+    let (ours, redirect) = (interface_flags::CHECK_SOURCE, interface_flags::DELIVER | interface_flags::PEER);
+    assert_eq!(info.flags, interface_flags::ENDPOINT | ours | redirect);
     // Who waits is still known to everybody else.
     assert!(trace(&set, "10.0.0.31", "host", TCP, 1).source.identity >= identity::FIRST_LOCAL);
     let gone = Change { key: device.clone(), from: Some(state.clone()), to: None };

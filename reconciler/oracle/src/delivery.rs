@@ -60,7 +60,7 @@ impl ServiceDrop {
 pub enum Sender {
     /// An endpoint of this node.
     Endpoint,
-    /// The host itself, for which there are no services.
+    /// The host itself, whose sockets pick the backend before there is a packet.
     Host,
     /// Whoever's packets come in by a network device.
     Outside,
@@ -71,7 +71,13 @@ impl World<'_> {
     /// The prefilter comes before that.
     pub fn deliver(&self, flow: &Flow) -> Delivery {
         let sender = self.sender(flow.source);
-        if sender == Sender::Host || flow.protocol.is_neighbour_discovery() {
+        let is_of_socket = match flow.protocol {
+            // Nothing can be sent to port 0.
+            FlowProtocol::Tcp { destination, .. } | FlowProtocol::Udp { destination, .. } => destination != 0,
+            _ => false,
+        };
+        let by_none = sender == Sender::Host && !(is_of_socket && self.balances_sockets());
+        if by_none || flow.protocol.is_neighbour_discovery() {
             return Delivery::Direct(self.judge(flow).into());
         }
         let frontends = self.frontends();
@@ -103,8 +109,10 @@ impl World<'_> {
         let mut backends: Vec<Candidate> = candidates
             .map(|backend| {
                 let (address, port) = (backend.address, backend.port);
-                let protocol = flow.protocol.to_port(port);
-                Candidate { address, port, judgement: self.judge(&Flow { destination: address, protocol, ..*flow }) }
+                let onward = Flow { destination: address, protocol: flow.protocol.to_port(port), ..*flow };
+                // What an endpoint says to itself is nobody else's business.
+                let own = address == flow.source && self.sender(address) == Sender::Endpoint;
+                Candidate { address, port, judgement: if own { Judgement::UNASKED } else { self.judge(&onward) } }
             })
             .collect();
         backends.sort_by_key(|backend| (backend.address, backend.port));

@@ -78,6 +78,9 @@ pub struct Judgement {
 }
 
 impl Judgement {
+    /// Where nobody is asked.
+    pub(crate) const UNASKED: Self = Self { egress: End::UNASKED, ingress: End::UNASKED };
+
     pub fn allowed(&self) -> bool {
         self.egress.verdict == Verdict::Allow && self.ingress.verdict == Verdict::Allow
     }
@@ -90,6 +93,10 @@ pub struct End {
     pub verdict: Verdict,
     /// The rule that decided; `None` for default deny and where nothing enforces.
     pub rule: Option<RuleId>,
+}
+
+impl End {
+    const UNASKED: Self = Self { subject: None, verdict: Verdict::Allow, rule: None };
 }
 
 /// What a policy can be enforced on.

@@ -1,7 +1,7 @@
 //! All objects, seen from one node.
 use std::{net::IpAddr, sync::Arc};
 
-use weir_schema::{CidrFilterSpec, EndpointSpec, LabelSelector, NodeSpec, Object, Spec};
+use weir_schema::{CidrFilterSpec, EndpointSpec, LabelSelector, NodeConfigSpec, NodeSpec, Object, Spec};
 
 use crate::{
     End, Flow, FlowProtocol, Judgement, Subject, Verdict, cilium, kubernetes,
@@ -258,14 +258,23 @@ impl<'a> World<'a> {
 
     /// Globs of this node's network devices, by the `NodeConfig`s that select it; any, where none names them.
     pub(crate) fn devices(&self) -> Vec<String> {
+        let named: Vec<Vec<String>> = self.node_configs().filter_map(|config| config.devices.clone()).collect();
+        if named.is_empty() { vec!["*".to_owned()] } else { named.concat() }
+    }
+
+    /// Whether the host's own sockets reach services.
+    pub(crate) fn balances_sockets(&self) -> bool {
+        self.node_configs().all(|config| config.socket_load_balancing != Some(false))
+    }
+
+    /// Those that select this node.
+    fn node_configs(&self) -> impl Iterator<Item = &'a NodeConfigSpec> {
         let labels = self.node_labels(self.node);
         let configs = self.objects.iter().filter_map(|object| match &object.spec {
-            Spec::NodeConfig(spec) => Some(spec),
+            Spec::NodeConfig(spec) => Some(&**spec),
             _ => None,
         });
-        let here = configs.filter(|config| labels::selects(&config.node_selector, &labels));
-        let named: Vec<Vec<String>> = here.filter_map(|config| config.devices.clone()).collect();
-        if named.is_empty() { vec!["*".to_owned()] } else { named.concat() }
+        configs.filter(move |config| labels::selects(&config.node_selector, &labels))
     }
 
     /// Whether this node's endpoints are addressed from a range that holds the address.

@@ -16,6 +16,8 @@ pub struct NodeFacts {
     pub netns: Vec<NetnsFacts>,
     /// Whether the kernel has tcx (6.6 and later).
     pub tcx: bool,
+    /// Whether cgroup2 is mounted.
+    pub cgroup2: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,19 @@ pub struct InterfaceFacts {
     pub addresses: Vec<IpAddr>,
     /// Weir made it.
     pub ours: bool,
+    pub delivery: Delivery,
+}
+
+/// How a packet may be handed to a device past the stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// Not at all.
+    #[default]
+    Stack,
+    /// To the device, as what it is to send.
+    Device,
+    /// To its other end, which is in another network namespace.
+    Peer,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

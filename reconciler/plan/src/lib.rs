@@ -24,7 +24,7 @@ mod tables;
 mod wiring;
 
 pub use datapath::{Datapath, DatapathError, Observed};
-pub use facts::{InterfaceFacts, NetnsFacts, NodeFacts, Session};
+pub use facts::{Delivery, InterfaceFacts, NetnsFacts, NodeFacts, Session};
 pub use numbering::{Numbering, OutOfNumbers, Space};
 pub use object::{ObjectRef, Owner, Pending, Provenance, RuleRef};
 pub use plan::{Action, ObjectChange, Plan, Summary, Target};
@@ -35,4 +35,4 @@ pub use show::Show;
 pub use store::{Commit, FileRef, Journal, Operation, Phase, Store, StoreError, Suspension};
 pub use table::{Change, Iter, Table};
 pub use tables::{AnyChange, Capacity, Delta, Tables, TablesDelta};
-pub use wiring::{Device, Hook, HookKey, HookState, InterfaceName, Wiring, WiringDelta, XdpAttach};
+pub use wiring::{Device, Hook, HookKey, HookState, InterfaceName, Place, Wiring, WiringDelta, XdpAttach};

@@ -32,6 +32,11 @@ impl Show for InterfaceInfo {
         if self.flags & interface_flags::ENDPOINT != 0 {
             words.push(format!("endpoint {} identity {}", self.endpoint, self.identity));
         }
+        if self.flags & interface_flags::PEER != 0 {
+            words.push("redirect to peer".to_owned());
+        } else if self.flags & interface_flags::DELIVER != 0 {
+            words.push("redirect".to_owned());
+        }
         if self.flags & interface_flags::NETWORK != 0 {
             words.push("network".to_owned());
             for lent in [&self.masquerade_v4, &self.masquerade_v6] {
@@ -141,7 +146,7 @@ impl Show for Device {
 
 impl Show for HookKey {
     fn show(&self) -> String {
-        format!("{} {}", self.interface, self.hook.program())
+        format!("{} {}", self.place, self.hook.program())
     }
 }
 
@@ -153,6 +158,7 @@ impl Show for HookState {
             Self::Xdp(XdpAttach::Generic) => "xdp generic",
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::Cgroup => "cgroup",
             Self::Stale => "stale",
         }
         .to_owned()

@@ -184,6 +184,7 @@ pub struct Capacity {
     pub fragments: u32,
     pub affinity: u32,
     pub nat: u32,
+    pub sockets: u32,
     /// Highest rule number + 1 that must have a counter.
     pub rules: u32,
 }
@@ -196,6 +197,7 @@ impl Default for Capacity {
             fragments: 8192,
             affinity: 1 << 16,
             nat: 1 << 18,
+            sockets: 1 << 16,
             rules: 1024,
         }
     }

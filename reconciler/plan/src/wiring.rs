@@ -37,11 +37,56 @@ pub enum Hook {
     ToEndpoint,
     FromNetwork,
     ToNetwork,
+    Connect4,
+    Connect6,
+    Sendmsg4,
+    Sendmsg6,
+    Recvmsg4,
+    Recvmsg6,
+    Getpeername4,
+    Getpeername6,
 }
 
 impl Hook {
-    pub const ALL: [Self; 5] =
-        [Self::XdpIngress, Self::FromEndpoint, Self::ToEndpoint, Self::FromNetwork, Self::ToNetwork];
+    pub const ALL: [Self; 13] = [
+        Self::XdpIngress,
+        Self::FromEndpoint,
+        Self::ToEndpoint,
+        Self::FromNetwork,
+        Self::ToNetwork,
+        Self::Connect4,
+        Self::Connect6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
+        Self::Getpeername4,
+        Self::Getpeername6,
+    ];
+
+    /// Those that see packets, on a device.
+    pub fn of_packets() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|hook| !hook.is_of_sockets())
+    }
+
+    /// Those that see what processes ask of sockets, at the cgroup.
+    pub fn of_sockets() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|hook| hook.is_of_sockets())
+    }
+
+    pub const fn is_of_sockets(self) -> bool {
+        match self {
+            Self::XdpIngress | Self::FromEndpoint | Self::ToEndpoint | Self::FromNetwork | Self::ToNetwork => false,
+            Self::Connect4
+            | Self::Connect6
+            | Self::Sendmsg4
+            | Self::Sendmsg6
+            | Self::Recvmsg4
+            | Self::Recvmsg6
+            | Self::Getpeername4
+            | Self::Getpeername6 => true,
+        }
+    }
 
     /// Name of the program in the object file.
     pub const fn program(self) -> &'static str {
@@ -51,14 +96,58 @@ impl Hook {
             Self::ToEndpoint => "to_endpoint",
             Self::FromNetwork => "from_network",
             Self::ToNetwork => "to_network",
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+            Self::Sendmsg4 => "sendmsg4",
+            Self::Sendmsg6 => "sendmsg6",
+            Self::Recvmsg4 => "recvmsg4",
+            Self::Recvmsg6 => "recvmsg6",
+            Self::Getpeername4 => "getpeername4",
+            Self::Getpeername6 => "getpeername6",
+        }
+    }
+}
+
+/// What a program is attached to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    Interface(InterfaceName),
+    /// The root of the cgroup2 hierarchy: every process of the machine.
+    Cgroup,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interface(name) => name.fmt(f),
+            Self::Cgroup => "cgroup".fmt(f),
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HookKey {
-    pub interface: InterfaceName,
+    pub place: Place,
     pub hook: Hook,
+}
+
+impl HookKey {
+    pub const fn on(interface: InterfaceName, hook: Hook) -> Self {
+        Self { place: Place::Interface(interface), hook }
+    }
+
+    /// A hook of sockets.
+    pub const fn of_sockets(hook: Hook) -> Self {
+        Self { place: Place::Cgroup, hook }
+    }
+
+    /// The device that it is on, if it is on one.
+    pub const fn interface(&self) -> Option<&InterfaceName> {
+        match &self.place {
+            Place::Interface(name) => Some(name),
+            Place::Cgroup => None,
+        }
+    }
 }
 
 /// How a program is to be attached at XDP.
@@ -77,6 +166,8 @@ pub enum HookState {
     Xdp(XdpAttach),
     Tcx,
     Clsact,
+    /// By a link to the cgroup.
+    Cgroup,
     /// Live only: something is attached that is ours by place but not our current program.
     Stale,
 }

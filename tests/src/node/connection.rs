@@ -1,9 +1,13 @@
 //! A TCP connection whose two ends a test holds in its hands.
 use std::{
-    io::{Read as _, Write as _},
+    io::{BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::fd::AsRawFd as _,
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -55,6 +59,17 @@ impl Connection {
         }
     }
 
+    /// Both ends send all the time, a kilobyte a millisecond, until [`Pump::finish`].
+    pub fn pump(self) -> Pump {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (client, server) = (copy(&self.client), copy(&self.server));
+        let ends = [(copy(&self.client), server), (copy(&self.server), client)].map(|(from, to)| {
+            let stop = stop.clone();
+            (thread::spawn(move || write_words(from, &stop)), thread::spawn(move || read_words(to)))
+        });
+        Pump { connection: self, stop, ends }
+    }
+
     /// Segments of either end that were lost on the way: sent more than once, and not told by the other end to have come
     /// twice. A busy machine answers so late that a timer sends again what has arrived.
     pub fn lost(&self) -> u32 {
@@ -72,6 +87,61 @@ impl Connection {
     pub const fn messages(&self) -> u64 {
         self.messages
     }
+}
+
+/// A connection whose two ends send numbered words.
+#[derive(Debug)]
+pub struct Pump {
+    connection: Connection,
+    stop: Arc<AtomicBool>,
+    /// Words written and words read, each way.
+    ends: [(JoinHandle<u64>, JoinHandle<u64>); 2],
+}
+
+impl Pump {
+    /// Waits until each end has read all that the other wrote, and says how many words that were.
+    pub fn finish(self) -> (Connection, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        let words = self.ends.map(|(writer, reader)| {
+            let written = writer.join().expect("the writer does not panic");
+            assert_eq!(reader.join().expect("the reader does not panic"), written);
+            written
+        });
+        (self.connection, words.iter().sum())
+    }
+}
+
+/// Not a number: what the writer ends with.
+const END: u64 = u64::MAX;
+
+fn write_words(mut from: TcpStream, stop: &AtomicBool) -> u64 {
+    let mut next = 0u64;
+    while !stop.load(Ordering::Relaxed) {
+        let words: Vec<u8> = (next..next + 128).flat_map(u64::to_be_bytes).collect();
+        from.write_all(&words).expect("the connection stands");
+        next += 128;
+        thread::sleep(Duration::from_millis(1));
+    }
+    from.write_all(&END.to_be_bytes()).expect("the connection stands");
+    next
+}
+
+fn read_words(to: TcpStream) -> u64 {
+    let mut to = BufReader::new(to);
+    let mut next = 0;
+    loop {
+        let mut word = [0; 8];
+        to.read_exact(&mut word).unwrap_or_else(|error| panic!("word {next}: {error}"));
+        match u64::from_be_bytes(word) {
+            END => return next,
+            word => assert_eq!(word, next),
+        }
+        next += 1;
+    }
+}
+
+fn copy(end: &TcpStream) -> TcpStream {
+    end.try_clone().expect("a descriptor")
 }
 
 fn lost(end: &TcpStream) -> u32 {

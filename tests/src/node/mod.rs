@@ -5,6 +5,7 @@
 
 mod agent;
 pub mod connection;
+pub mod dialogue;
 pub mod kernel;
 pub mod metrics;
 pub mod traffic;
@@ -173,6 +174,11 @@ impl Node {
             .env("WEIR_PIN_DIR", self.pins())
             .env("WEIR_SOCKET", self.directory.join("agent.sock"));
         command
+    }
+
+    /// The same machine, where the binary is another build.
+    pub fn with_binary(&self, weir: PathBuf) -> Self {
+        Self { weir, ..self.clone() }
     }
 
     /// Runs the binary to its end.

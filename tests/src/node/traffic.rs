@@ -14,7 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use super::{Node, eventually};
 
 /// Not a number: asks whether the way is open.
-const HELLO: u64 = u64::MAX;
+pub(super) const HELLO: u64 = u64::MAX;
 
 /// Numbered datagrams from one namespace to another, until [`Stream::finish`].
 #[derive(Debug)]
@@ -84,14 +84,20 @@ impl Stream {
     pub fn finish(self) -> Account {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.join().expect("the sender does not panic");
-        let mut numbers = self.receiver.join().expect("the receiver does not panic");
+        Account::of(sent, self.receiver.join().expect("the receiver does not panic"))
+    }
+}
+
+impl Account {
+    /// Of the numbers below `sent`, those that came.
+    pub(super) fn of(sent: u64, mut numbers: Vec<u64>) -> Self {
         let received = numbers.len() as u64;
         numbers.sort_unstable();
         numbers.dedup();
         let doubled = received - numbers.len() as u64;
         let mut seen = numbers.into_iter().peekable();
         let lost = (0..sent).filter(|number| seen.next_if_eq(number).is_none()).collect();
-        Account { sent, received, lost, doubled }
+        Self { sent, received, lost, doubled }
     }
 }
 
@@ -170,9 +176,13 @@ fn receive(
 
 /// A server's socket. A program that another test starts at this moment holds a copy of each of our descriptors until it
 /// has begun, and with it the port that was ours a moment ago.
-fn bind(own: SocketAddr) -> UdpSocket {
+pub(super) fn bind(own: SocketAddr) -> UdpSocket {
     eventually("the port is free", || match UdpSocket::bind(own) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => None,
+        // A service's address, of which only its backends are told by the node.
+        Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+            UdpSocket::bind(any(own.ip(), own.port())).ok()
+        }
         outcome => Some(outcome.expect("a socket")),
     })
 }

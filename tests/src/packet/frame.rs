@@ -277,6 +277,22 @@ pub fn answered(frame: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A packet as a router sends it on, from its own address to the next hop's.
+pub fn routed(frame: &[u8], own: [u8; 6], next: [u8; 6]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[..6].copy_from_slice(&next);
+    frame[6..12].copy_from_slice(&own);
+    if frame[12..14] == [8, 0] {
+        frame[22] -= 1;
+        frame[24..26].copy_from_slice(&[0, 0]);
+        let sum = checksum(&[&frame[ETHERNET..ETHERNET + 20]]);
+        frame[24..26].copy_from_slice(&sum);
+    } else {
+        frame[21] -= 1;
+    }
+    frame
+}
+
 /// "Port unreachable" about `frame`, of which it carries the network header and 64 bytes more.
 pub fn unreachable(source: IpAddr, destination: IpAddr, about: &[u8]) -> Vec<u8> {
     let (kind, code) = if source.is_ipv4() { (3, 3) } else { (1, 4) };

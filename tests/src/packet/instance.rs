@@ -23,7 +23,7 @@ use weir_abi::{
 };
 use weir_datapath::{
     prefix_tree::Tree,
-    sys::{Batch, MapSpec, Mapping, Plain, jiffies_program, map_create, pin_replace, test_run},
+    sys::{Batch, MapSpec, Mapping, Plain, bytes_of, jiffies_program, map_create, pin_replace, test_run},
 };
 use weir_plan::{Prefix4, Prefix6, Service, Table, Tables};
 
@@ -42,13 +42,13 @@ pub struct Size {
     pub conntrack: u32,
     pub fragments: u32,
     pub tracing: bool,
-    /// Conntrack is on its way from tables of another size.
-    pub former: bool,
+    /// Conntrack is on its way from other tables, whose entries have so many bytes.
+    pub former: Option<u32>,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { conntrack: 4096, fragments: 256, tracing: true, former: false }
+        Self { conntrack: 4096, fragments: 256, tracing: true, former: None }
     }
 }
 
@@ -63,6 +63,7 @@ pub struct Instance {
     pub hz: u64,
     inner: BTreeMap<(&'static str, Side), OwnedFd>,
     traffic: BTreeMap<&'static str, OwnedFd>,
+    former_entry: usize,
     sizes: BTreeMap<&'static str, u32>,
     namespace: fs::File,
 }
@@ -184,12 +185,13 @@ impl Instance {
             traffic.insert(table.name, map);
         }
         for (former, current) in [("FORMER_TCP", "CONNTRACK_TCP"), ("FORMER_OTHER", "CONNTRACK_OTHER")] {
-            if !size.former {
+            let Some(entry) = size.former else {
                 pin(former, &traffic[current]);
                 continue;
-            }
+            };
             let table = runtime_tables().iter().find(|table| table.name == current).expect("a table of the list");
-            let map = map_create(former, &spec(table, size.conntrack), None).expect("making a map");
+            let shape = MapSpec { value_size: entry, ..spec(table, size.conntrack) };
+            let map = map_create(former, &shape, None).expect("making a map");
             pin(former, &map);
             traffic.insert(former, map);
         }
@@ -197,9 +199,9 @@ impl Instance {
         let counters = Mapping::new(traffic[RULE_COUNTERS].as_fd(), RULES * cpus()).expect("mapping");
         // Far from the start of jiffies, and so that the first commit goes to side A.
         let first = Generation { side: Side::B, epoch: 1 };
-        runtime.write(0, Runtime { generation: first.pack(), clock_offset: 1 << 32 });
+        runtime.write(0, Runtime { generation: first.pack(), clock_offset: 1 << 32, ..Runtime::default() });
         let hz = hz();
-        let (hz32, tracing, from_former) = (hz as u32, u32::from(size.tracing), u32::from(size.former));
+        let (hz32, tracing, from_former) = (hz as u32, u32::from(size.tracing), size.former.unwrap_or(0));
         let mut loader = EbpfLoader::new();
         for (name, path) in &pins {
             loader.map_pin_path(name, path.clone());
@@ -211,7 +213,8 @@ impl Instance {
             .override_global("FORMER", &from_former, true);
         let mut ebpf = loader.load(super::object()).expect("the object");
         let events = RingBuf::try_from(ebpf.take_map("EVENTS").expect("EVENTS")).expect("a ring buffer");
-        Self { ebpf, events, runtime, counters, ifindexes, hz, inner, traffic, sizes, namespace }
+        let former_entry = size.former.unwrap_or(0) as usize;
+        Self { ebpf, events, runtime, counters, ifindexes, hz, inner, traffic, former_entry, sizes, namespace }
     }
 
     /// Puts the calling thread where the devices are.
@@ -238,9 +241,15 @@ impl Instance {
     pub fn move_to_former(&mut self) {
         for (former, current) in [("FORMER_TCP", "CONNTRACK_TCP"), ("FORMER_OTHER", "CONNTRACK_OTHER")] {
             let content = Batch::of(&self.traffic[current]).dump::<ConntrackKey, ConntrackEntry>().expect("dumping");
-            let (keys, values): (Vec<_>, Vec<_>) = content.into_iter().unzip();
+            let keys: Vec<_> = content.iter().map(|(key, _)| *key).collect();
+            let mut bytes = Vec::new();
+            for (_, entry) in &content {
+                let mut entry = bytes_of(entry).to_vec();
+                entry.resize(self.former_entry, 0xff);
+                bytes.extend(entry);
+            }
             if !keys.is_empty() {
-                Batch::of(&self.traffic[former]).update(&keys, &values).1.expect("filling");
+                Batch::of(&self.traffic[former]).update(&keys, &bytes).1.expect("filling");
                 Batch::of(&self.traffic[current]).delete(&keys).1.expect("clearing");
             }
         }

@@ -10,7 +10,7 @@ use std::{
 
 use aya::maps::{HashMap, PerCpuArray, PerCpuValues};
 use weir_abi::{
-    Address, ConntrackEntry, ConntrackKey, Counter, Direction, DropEvent, Generation, METRIC_SLOTS, Reason, Runtime,
+    Address, ConntrackEntry, ConntrackKey, Counter, Direction, Generation, METRIC_SLOTS, PacketEvent, Reason, Runtime,
     TraceCell, metric_slot, tc_action, xdp_action,
 };
 use weir_datapath::sys::{TestRun, test_run, value_of};
@@ -67,6 +67,8 @@ pub struct Outcome {
     pub reason: Reason,
     pub rule: u32,
     pub trace: TraceCell,
+    /// It passed, and goes where a program sent it.
+    pub redirected: bool,
 }
 
 impl Outcome {
@@ -162,6 +164,7 @@ impl Lab {
     pub fn send(&self, hook: Hook, frame: &[u8]) -> Outcome {
         let (outcome, out) = self.send_through(hook, frame);
         assert_eq!(out, frame, "{hook:?} changed the packet");
+        assert!(!outcome.redirected, "{hook:?} redirected the packet");
         outcome
     }
 
@@ -189,7 +192,8 @@ impl Lab {
         // Whom no backend is there for may be told.
         let answered = reason == Reason::NoBackend && action == tc_action::REDIRECT as u32;
         let expected = if reason.is_drop() { drop } else { pass };
-        assert!(action == expected || answered, "{hook:?}: {action} where {reason:?} is counted");
+        let redirected = !reason.is_drop() && hook != Hook::Xdp && action == tc_action::REDIRECT as u32;
+        assert!(action == expected || answered || redirected, "{hook:?}: {action} where {reason:?} is counted");
         let trace = self.trace();
         assert_eq!(trace.reason, reason as u8, "{hook:?}: counter and trace");
         let events = self.events();
@@ -201,7 +205,30 @@ impl Lab {
         } else {
             assert!(events.is_empty(), "{hook:?}: {reason:?} with an event");
         }
-        (Outcome { reason, rule: trace.rule, trace }, run.data)
+        (Outcome { reason, rule: trace.rule, trace, redirected }, run.data)
+    }
+
+    /// Sends one packet to XDP, on a device that no filter watches: what it sends back out, counted once as come in and
+    /// once as gone out, or `None` where it passes the packet as it is, uncounted.
+    pub fn balance(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let before = self.metrics();
+        let run = self.run(Hook::Xdp, frame, 1);
+        let mut expected = before;
+        if run.retval == xdp_action::TX {
+            for way in [Direction::Ingress, Direction::Egress] {
+                let counter = expected.get_mut(&metric_slot(Reason::Forwarded, way)).expect("a slot");
+                counter.packets += 1;
+                counter.bytes += frame.len() as u64;
+            }
+            let trace = self.trace();
+            assert_eq!((trace.reason, trace.from_conntrack), (Reason::Forwarded as u8, 1));
+        } else {
+            assert_eq!(run.retval, xdp_action::PASS);
+            assert_eq!(run.data, frame, "what passes is as it was");
+        }
+        assert_eq!(self.metrics(), expected);
+        assert_eq!(self.events(), []);
+        (run.retval == xdp_action::TX).then_some(run.data)
     }
 
     /// What a packet that is refused is answered with, to whoever sent it.
@@ -260,8 +287,8 @@ impl Lab {
         after - before
     }
 
-    /// Conntrack has been given another size: its entries are in the former tables, the new ones empty.
-    pub fn resize_conntrack(&self) {
+    /// Conntrack has been given other tables: its entries are in the former ones, the new ones empty.
+    pub fn replace_conntrack(&self) {
         self.instance.borrow_mut().move_to_former();
     }
 
@@ -317,11 +344,11 @@ impl Lab {
     }
 
     /// The events since the last call.
-    pub fn events(&self) -> Vec<DropEvent> {
+    pub fn events(&self) -> Vec<PacketEvent> {
         let mut instance = self.instance.borrow_mut();
         let mut events = Vec::new();
         while let Some(item) = instance.events.next() {
-            events.push(value_of::<DropEvent>(&item).expect("an event"));
+            events.push(value_of::<PacketEvent>(&item).expect("an event"));
         }
         events
     }

@@ -1,6 +1,6 @@
 //! From objects to tables, by the real compiler.
 use weir_compile::{Compiled, Input, compile};
-use weir_plan::{InterfaceFacts, InterfaceName, NodeFacts, Numbering};
+use weir_plan::{Delivery, InterfaceFacts, InterfaceName, NodeFacts, Numbering};
 use weir_schema::Inventory;
 
 use super::topology::{ENDPOINT_INTERFACES, HOST_ADDRESSES, NETWORK_INTERFACES, NODE, addresses};
@@ -15,10 +15,11 @@ pub fn facts() -> NodeFacts {
         loopback: false,
         addresses: Vec::new(),
         ours: false,
+        delivery: Delivery::Stack,
     };
     let mut interfaces: Vec<InterfaceFacts> = names.enumerate().map(interface).collect();
     interfaces.sort_by(|a, b| a.name.cmp(&b.name));
-    NodeFacts { interfaces, addresses: addresses(&HOST_ADDRESSES), netns: Vec::new(), tcx: true }
+    NodeFacts { interfaces, addresses: addresses(&HOST_ADDRESSES), netns: Vec::new(), tcx: true, cgroup2: true }
 }
 
 /// `sequence`: of the commit; numbers are kept from one set to the next, as a node does.

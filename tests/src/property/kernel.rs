@@ -26,8 +26,15 @@ use super::{
 use crate::packet::frame;
 
 /// Enough for every set, so that no table of traffic is made anew on the way.
-const CAPACITY: Capacity =
-    Capacity { conntrack_tcp: 4096, conntrack_other: 4096, fragments: 1024, affinity: 1024, nat: 1024, rules: 1 << 16 };
+const CAPACITY: Capacity = Capacity {
+    conntrack_tcp: 4096,
+    conntrack_other: 4096,
+    fragments: 1024,
+    affinity: 1024,
+    nat: 1024,
+    sockets: 64,
+    rules: 1 << 16,
+};
 /// Where a run returns `XDP_PASS`.
 const XDP_PASS: u32 = 2;
 

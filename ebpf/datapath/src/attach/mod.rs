@@ -1,4 +1,5 @@
-//! Programs on devices: XDP and tcx by pinned links, clsact by filters with a priority and a handle of our own.
+//! Programs on devices: XDP and tcx by pinned links, clsact by filters with a priority and a handle of our own. And
+//! those at the cgroup, by pinned links too.
 //!
 //! A link's pin is `<links>/<device>=<program>`; where we made the clsact qdisc, the directory `<links>/clsact=<ifindex>`
 //! says so, for only what we made is removed. How XDP was asked for, and why native was not possible, stands in the
@@ -7,6 +8,8 @@
 //! clsact qdisc is added to it or removed (`qdisc_graft` calls `dev_deactivate`), and what is sent in that moment is
 //! lost, whatever is in the qdisc. A foreign tcx program or filter is left alone; a foreign XDP
 //! program is a conflict.
+mod cgroup;
+
 use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -32,6 +35,8 @@ pub enum AttachError {
     ForeignXdp { interface: String, program: u32 },
     #[error("attaching {program} to {interface}: {cause}")]
     Attach { program: &'static str, interface: String, cause: io::Error },
+    #[error("attaching {program}: cgroup2 is not mounted")]
+    NoCgroup { program: &'static str },
     #[error("{doing} {}: {cause}", .path.display())]
     Pin { doing: &'static str, path: PathBuf, cause: io::Error },
     #[error(transparent)]
@@ -88,6 +93,7 @@ pub enum Way {
     XdpGeneric,
     Tcx,
     Clsact,
+    Cgroup,
 }
 
 impl Way {
@@ -98,6 +104,7 @@ impl Way {
             Self::XdpGeneric => "xdp generic",
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::Cgroup => "cgroup",
         }
     }
 
@@ -109,6 +116,7 @@ impl Way {
             HookState::Xdp(XdpAttach::Generic) => matches!(self, Self::XdpGeneric),
             HookState::Tcx => matches!(self, Self::Tcx),
             HookState::Clsact => matches!(self, Self::Clsact),
+            HookState::Cgroup => matches!(self, Self::Cgroup),
             HookState::Stale => false,
         }
     }
@@ -120,10 +128,11 @@ pub struct Attacher {
     links: PathBuf,
 }
 
+/// Of a device.
 const fn half(hook: Hook) -> Half {
     match hook {
-        Hook::XdpIngress | Hook::FromEndpoint | Hook::FromNetwork => Half::Ingress,
         Hook::ToEndpoint | Hook::ToNetwork => Half::Egress,
+        _ => Half::Ingress,
     }
 }
 
@@ -162,7 +171,7 @@ impl Attacher {
         self.links.join(format!("clsact={ifindex}"))
     }
 
-    /// Attaches `program`, or puts it in the place of the one that is there.
+    /// Attaches `program` to a device, or puts it in the place of the one that is there.
     pub fn attach(
         &self,
         netlink: &mut Netlink,
@@ -181,6 +190,7 @@ impl Attacher {
                 self.attach_clsact(netlink, device, hook, program)?;
                 self.drop_link(&device.name, hook)
             }
+            HookState::Cgroup => self.attach_to_cgroup(hook, program),
             HookState::Tcx | HookState::Stale => {
                 self.attach_link(device, hook, Target::Tcx { egress: half(hook) == Half::Egress }, program)?;
                 self.drop_filter(netlink, device.ifindex, hook)
@@ -227,6 +237,7 @@ impl Attacher {
         let real = match attached.way {
             Way::Tcx => return HookState::Tcx,
             Way::Clsact => return HookState::Clsact,
+            Way::Cgroup => return HookState::Cgroup,
             Way::XdpNative => XdpAttach::Native,
             Way::XdpGeneric => XdpAttach::Generic,
         };
@@ -362,7 +373,9 @@ impl Attacher {
     ) -> Result<(), AttachError> {
         self.drop_link(interface, hook)?;
         match ifindex {
-            Some(ifindex) if hook != Hook::XdpIngress => self.drop_filter(netlink, ifindex, hook),
+            Some(ifindex) if hook != Hook::XdpIngress && !hook.is_of_sockets() => {
+                self.drop_filter(netlink, ifindex, hook)
+            }
             _ => Ok(()),
         }
     }
@@ -398,8 +411,8 @@ impl Attacher {
 
     /// Everything that is attached and ours, on `devices`.
     pub fn attached(&self, netlink: &mut Netlink, devices: &[Link]) -> Result<Vec<Attached>, AttachError> {
-        let mut found = Vec::new();
-        for (interface, hook, pin) in self.pins()? {
+        let mut found = self.at_the_cgroup()?;
+        for (interface, hook, pin) in self.pins()?.into_iter().filter(|(_, hook, _)| !hook.is_of_sockets()) {
             let Some(live) = self.live_link(&pin)? else { continue };
             let Some(device) = devices.iter().find(|device| device.ifindex == live.ifindex) else { continue };
             // A device that was renamed keeps its link; the pin is under the old name, and is replaced.
@@ -417,7 +430,7 @@ impl Attacher {
         for device in devices.iter().filter(|device| clsact.contains(&device.ifindex)) {
             for half_of_device in Half::BOTH {
                 for filter in netlink.filters(device.ifindex, half_of_device)? {
-                    let hook = Hook::ALL.into_iter().find(|hook| {
+                    let hook = Hook::of_packets().find(|hook| {
                         *hook != Hook::XdpIngress && half(*hook) == half_of_device && hook.program() == filter.name
                     });
                     if let Some(hook) = hook
@@ -439,7 +452,7 @@ impl Attacher {
 
     /// Takes over links whose device has another name now, and forgets those whose device is gone.
     pub fn adopt(&self, devices: &[Link]) -> Result<(), AttachError> {
-        for (interface, hook, pin) in self.pins()? {
+        for (interface, hook, pin) in self.pins()?.into_iter().filter(|(_, hook, _)| !hook.is_of_sockets()) {
             let live = self.live_link(&pin)?;
             let device = live.and_then(|live| devices.iter().find(|device| device.ifindex == live.ifindex));
             match device {
@@ -463,7 +476,7 @@ impl Attacher {
         for (interface, hook, _) in self.pins()? {
             self.drop_link(&interface, hook)?;
         }
-        for attached in self.attached(netlink, devices)? {
+        for attached in self.attached(netlink, devices)?.iter().filter(|attached| attached.way != Way::Cgroup) {
             self.drop_filter(netlink, attached.ifindex, attached.hook)?;
         }
         let markers = match fs::read_dir(&self.links) {
@@ -511,7 +524,7 @@ impl Attacher {
         let (ifindex, xdp) = match info.kind {
             LinkKind::Xdp { ifindex } => (ifindex, true),
             LinkKind::TcxIngress { ifindex } | LinkKind::TcxEgress { ifindex } => (ifindex, false),
-            LinkKind::Other => (0, false),
+            LinkKind::Cgroup { .. } | LinkKind::Other => (0, false),
         };
         Ok((ifindex != 0).then_some(LiveLink { link, ifindex, program: info.program, xdp }))
     }

@@ -22,6 +22,8 @@ pub struct Link {
     pub loopback: bool,
     /// The other end's index, in the namespace that it is in (veth).
     pub peer: Option<u32>,
+    /// That namespace is another one.
+    pub peer_elsewhere: bool,
     pub xdp: Option<XdpProgram>,
 }
 
@@ -113,6 +115,7 @@ fn read(message: &LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
             LinkAttribute::Link(peer) => link.peer = Some(*peer),
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::LinkInfo(infos) => {

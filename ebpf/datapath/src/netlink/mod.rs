@@ -16,4 +16,4 @@ pub use link::Link;
 pub use netns::{Netns, exists as netns_exists};
 pub use place::Scope;
 pub use socket::Netlink;
-pub use sockets::{SocketState, sockets};
+pub use sockets::{Connected, SocketState, connected, destroy, sockets};

@@ -10,9 +10,19 @@ use super::{attr, bpf, bpf_fd, counted, info};
 /// What a link holds on to. The interface index is 0 once the device is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkKind {
-    Xdp { ifindex: u32 },
-    TcxIngress { ifindex: u32 },
-    TcxEgress { ifindex: u32 },
+    Xdp {
+        ifindex: u32,
+    },
+    TcxIngress {
+        ifindex: u32,
+    },
+    TcxEgress {
+        ifindex: u32,
+    },
+    /// By its number, 0 once it is gone.
+    Cgroup {
+        cgroup: u64,
+    },
     Other,
 }
 
@@ -38,6 +48,9 @@ pub fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         } else {
             LinkKind::TcxEgress { ifindex: tcx.ifindex }
         }
+    } else if raw.type_ == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
+        // SAFETY: the kernel fills in this member for this type.
+        LinkKind::Cgroup { cgroup: unsafe { raw.__bindgen_anon_1.cgroup.cgroup_id } }
     } else {
         LinkKind::Other
     };
@@ -63,6 +76,20 @@ pub fn link_attach_tcx(program: BorrowedFd<'_>, ifindex: u32, egress: bool) -> i
     attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
     attr.link_create.attach_type = tcx(egress) as u32;
     attr.link_create.flags = BPF_F_BEFORE;
+    counted();
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Attaches to a cgroup, beside whatever else is attached there and below.
+pub fn link_attach_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
+    attr.link_create.attach_type = attach_type as u32;
     counted();
     bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }

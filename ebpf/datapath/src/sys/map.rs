@@ -116,8 +116,9 @@ pub(crate) fn lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Re
     found(result.map(|()| value))
 }
 
-/// For values whose size depends on the machine (per-CPU maps). `value` must have room for all of it.
-pub(crate) fn lookup_bytes(map: BorrowedFd<'_>, key: &u32, value: &mut [u8]) -> io::Result<bool> {
+/// For values whose size depends on the machine (per-CPU maps), or on who made the map. `value` must have room for all of
+/// it.
+pub(crate) fn lookup_bytes<K: Plain>(map: BorrowedFd<'_>, key: &K, value: &mut [u8]) -> io::Result<bool> {
     let result = element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, std::ptr::from_ref(key).cast(), value.as_mut_ptr(), 0);
     found(result).map(|found| found.is_some())
 }

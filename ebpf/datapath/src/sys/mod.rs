@@ -8,14 +8,18 @@ mod digest;
 mod link;
 mod map;
 mod mapping;
+mod netns;
 mod plain;
 mod prog;
 
 pub use digest::{DigestProgram, EntriesDigest, digest_entries};
-pub use link::{LinkInfo, LinkKind, link_attach_tcx, link_attach_xdp, link_info, link_update, tcx_programs};
+pub use link::{
+    LinkInfo, LinkKind, link_attach_cgroup, link_attach_tcx, link_attach_xdp, link_info, link_update, tcx_programs,
+};
 pub use map::{Batch, MapInfo, MapSpec, map_by_id, map_create, map_info};
 pub(crate) use map::{delete, lookup, lookup_bytes, next_key, update};
 pub use mapping::Mapping;
+pub use netns::netns_cookie;
 pub use plain::{Plain, bytes_of, value_of, zeroed};
 pub use prog::{ProgInfo, TestRun, jiffies_program, prog_by_id, prog_info, test_run};
 

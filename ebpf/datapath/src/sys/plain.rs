@@ -1,7 +1,8 @@
 use weir_abi::{
-    Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, Counter, DropEvent, EndpointInfo,
-    FragmentKey, FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, NatEntry, NatKey, PolicyEntry, PolicyKey,
-    PrefilterClass, Runtime, ServiceInfo, Settings, SourceRangeKey, SubjectInfo, TraceCell, tree::Line,
+    Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, Counter, EndpointInfo, FragmentKey,
+    FragmentPorts, FrontendInfo, FrontendKey, InterfaceInfo, NatEntry, NatKey, PacketEvent, PolicyEntry, PolicyKey,
+    PrefilterClass, Runtime, ServiceInfo, Settings, SocketEntry, SocketKey, SourceRangeKey, SubjectInfo, TraceCell,
+    tree::Line,
 };
 
 /// A type that is its bytes: fixed layout, no padding, every bit pattern is a value.
@@ -28,7 +29,7 @@ plain!(
     ConntrackEntry,
     ConntrackKey,
     Counter,
-    DropEvent,
+    PacketEvent,
     EndpointInfo,
     FragmentKey,
     FragmentPorts,
@@ -44,6 +45,8 @@ plain!(
     Runtime,
     ServiceInfo,
     Settings,
+    SocketEntry,
+    SocketKey,
     SourceRangeKey,
     SubjectInfo,
     TraceCell

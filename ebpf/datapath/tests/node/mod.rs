@@ -80,7 +80,15 @@ pub fn open() -> Kernel {
 }
 
 pub fn capacity() -> Capacity {
-    Capacity { conntrack_tcp: 1024, conntrack_other: 1024, fragments: 64, affinity: 64, nat: 64, rules: 1024 }
+    Capacity {
+        conntrack_tcp: 1024,
+        conntrack_other: 1024,
+        fragments: 64,
+        affinity: 64,
+        nat: 64,
+        sockets: 64,
+        rules: 1024,
+    }
 }
 
 pub fn observe(kernel: &mut Kernel) -> Observed {

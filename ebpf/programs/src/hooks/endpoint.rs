@@ -6,7 +6,7 @@ use crate::{
     account,
     admit::{self, Known, admit, is_first, known},
     case::{Case, Subject},
-    fragment,
+    fragment, hairpin,
     parse::{Parsed, Shape},
     policy,
     run::Run,
@@ -64,13 +64,22 @@ fn judge_afresh(
     }
     let mut known = known;
     if case.near_is_source {
+        if hairpin::is_answer(case) {
+            hairpin::answer(skb, case)?;
+            return Ok(Reason::Forwarded);
+        }
         let entry = match known {
             Known::Entry(entry) => entry,
             Known::Service(entry) => Some(entry),
             Known::Allowed | Known::NotAsked => None,
         };
         if service::serve(skb, case, entry)? {
-            known = admit::known(case.settled());
+            let case = case.settled();
+            if hairpin::is_own(case) {
+                hairpin::begin(skb, case)?;
+                return Ok(Reason::Forwarded);
+            }
+            known = admit::known(case);
         }
         if let Known::Allowed = known {
             return Ok(Reason::Forwarded);

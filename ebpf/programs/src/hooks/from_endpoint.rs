@@ -1,8 +1,9 @@
-//! What an endpoint sends: tc ingress on the host side of its veth. Services, then its egress policy.
+//! What an endpoint sends: tc ingress on the host side of its veth. Services, then its egress policy, then straight on
+//! to an endpoint here.
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_abi::{next_hook, tc_action};
 
-use super::{conclude_or_answer, endpoint};
+use super::{conclude_or_deliver, endpoint};
 use crate::{case::Case, run::Run, skb};
 
 #[classifier]
@@ -11,7 +12,7 @@ fn from_endpoint(context: TcContext) -> i32 {
     let Some(run) = Run::begin() else { return tc_action::DROP };
     let Some(case) = Case::begin(run, next_hook::FROM_ENDPOINT, skb::ifindex(skb)) else { return tc_action::DROP };
     match endpoint::judge(skb, case) {
-        Some(verdict) => conclude_or_answer(skb, case.settled(), verdict),
+        Some(verdict) => conclude_or_deliver(skb, case.settled(), verdict),
         None => tc_action::CONTINUE,
     }
 }

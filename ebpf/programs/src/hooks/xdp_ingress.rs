@@ -1,9 +1,10 @@
-//! The prefilter: XDP on a network device, before the kernel has made anything of the frame.
+//! XDP on a network device, before the kernel has made anything of the frame: the prefilter, and the load balancer's
+//! fast path.
 use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, macros::xdp, programs::XdpContext};
 use weir_abi::{InterfaceInfo, Reason, interface_flags, next_hook, xdp_action};
 
 use crate::{
-    account,
+    account, balance,
     case::Case,
     flow::{Ends, ICMPV6, SCTP, TCP, UDP},
     parse::{self, Part, Window, ip, link},
@@ -19,15 +20,25 @@ fn xdp_ingress(context: XdpContext) -> u32 {
     let Some(run) = Run::begin() else { return xdp_action::DROP };
     let ifindex = context.ingress_ifindex() as u32;
     let Some(interface) = tables::interface(run, ifindex) else { return xdp_action::PASS };
-    if interface.flags & WATCHED == 0 {
+    let watched = interface.flags & WATCHED != 0;
+    let network = interface.flags & interface_flags::NETWORK != 0;
+    if !watched && !(network && balance::is_on(run)) {
         return xdp_action::PASS;
     }
     let Some(case) = Case::begin(run, next_hook::XDP_INGRESS, ifindex) else { return xdp_action::DROP };
     let mut ends = Ends::NONE;
     match judge(&context, case, interface, &mut ends) {
         Ok(reason) => {
-            let network = interface.flags & interface_flags::NETWORK != 0;
-            account::passed(case, reason, if network { next_hook::FROM_NETWORK } else { next_hook::STACK });
+            if watched {
+                account::passed(case, reason, if network { next_hook::FROM_NETWORK } else { next_hook::STACK });
+            }
+            if reason == Reason::PrefilterPass && network && balance::is_on(run) {
+                let case = case.settled();
+                case.packet.flow.set_addresses(ends);
+                if balance::balance(context.ctx, case) {
+                    return xdp_action::TX;
+                }
+            }
             xdp_action::PASS
         }
         Err(Dropped { reason, tell }) => {
@@ -60,6 +71,8 @@ fn judge(context: &XdpContext, case: &mut Case, interface: &InterfaceInfo, ends:
         Ok(Network::Ip) => prefilter::filter(case.run, interface, *ends),
         Ok(Network::Arp) => return Ok(Reason::ForwardedLink),
         Ok(Network::Other) => return Ok(Reason::PrefilterPass),
+        // Nothing is filtered here: what is wrong with it is for tc to say.
+        Err(_) if interface.flags & WATCHED == 0 => return Ok(Reason::Forwarded),
         Err(reason) => Some(Hit { reason, rule: 0 }),
     };
     let Some(Hit { reason, rule }) = hit else { return Ok(Reason::PrefilterPass) };

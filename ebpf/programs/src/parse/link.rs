@@ -6,6 +6,8 @@ use super::Window;
 pub const IPV4: u16 = 0x0800;
 pub const ARP: u16 = 0x0806;
 pub const IPV6: u16 = 0x86dd;
+/// Bytes of the header without tags.
+pub const HEADER: u32 = 14;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 

@@ -8,11 +8,14 @@ pub mod ip;
 pub mod link;
 mod window;
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_hdr_start_off::BPF_HDR_START_NET},
+    helpers::generated::bpf_skb_load_bytes_relative,
+};
 use weir_abi::Reason;
 
 pub use inner::{inner_flow, load};
-pub use window::Window;
+pub use window::{Header, Window};
 
 use self::link::Link;
 use crate::{
@@ -93,6 +96,12 @@ impl Packet {
         // SAFETY: zero is a value of every field; of the enums it is the first.
         unsafe { words::zero(self) };
     }
+
+    /// Of the IP packet, in bytes; where the frame has no tags.
+    #[inline(always)]
+    pub fn ip_length(&self) -> u32 {
+        self.transport - link::HEADER + self.payload
+    }
 }
 
 /// What a frame turned out to be.
@@ -105,12 +114,34 @@ pub enum Parsed {
     UnknownEthertype,
 }
 
+/// The network layer, where the data begins with it. After generic XDP has copied a frame, the kernel has forgotten how
+/// long its Ethernet header is, and shows tc what is behind it (Linux 6.18, on a veth).
+#[inline(always)]
+fn skipped(skb: *mut __sk_buff, window: &Window, found: &Link) -> Option<Link> {
+    // SAFETY: the context is valid for the whole run.
+    let ethertype = u16::from_be(unsafe { (*skb).protocol } as u16);
+    let version = match ethertype {
+        link::IPV4 => 4,
+        link::IPV6 => 6,
+        _ => return None,
+    };
+    let start = window.at(0, 8).ok()?;
+    if found.ethertype == ethertype && start.u8::<0>() >> 4 != version {
+        return None;
+    }
+    let mut network = [0u8; 8];
+    // SAFETY: the helper writes that many bytes.
+    let code = unsafe { bpf_skb_load_bytes_relative(skb.cast(), 0, network.as_mut_ptr().cast(), 8, BPF_HDR_START_NET) };
+    (code == 0 && u64::from_ne_bytes(network) == start.u64_be::<0>()).then_some(Link { ethertype, offset: 0 })
+}
+
 /// Fills the case's packet when it answers [`Parsed::Packet`], and as far as it came when it fails.
 #[inline(always)]
 pub fn parse(skb: *mut __sk_buff, window: &Window, case: &mut Case) -> Result<Parsed, Reason> {
     let packet = &mut case.packet;
     packet.length = window.length;
-    let Link { ethertype, offset } = link::link(window)?;
+    let link = link::link(window)?;
+    let Link { ethertype, offset } = skipped(skb, window, &link).unwrap_or(link);
     packet.network = offset;
     let mut ends = Ends::NONE;
     let v4 = match ethertype {

@@ -97,4 +97,43 @@ impl Header {
         }
         value
     }
+
+    /// In network order.
+    #[inline(always)]
+    pub fn set_u16_be<const AT: usize>(self, value: u16) {
+        // SAFETY: as above; the packet is XDP's own.
+        unsafe {
+            asm!("*(u16 *)({p} + {at}) = {v}", v = in(reg) value as u64, p = in(reg) self.0, at = const AT,
+                 options(nostack, preserves_flags));
+        }
+    }
+
+    /// In network order.
+    #[inline(always)]
+    pub fn set_u32_be<const AT: usize>(self, value: u32) {
+        // SAFETY: as above.
+        unsafe {
+            asm!("*(u32 *)({p} + {at}) = {v}", v = in(reg) value as u64, p = in(reg) self.0, at = const AT,
+                 options(nostack, preserves_flags));
+        }
+    }
+
+    /// In network order.
+    #[inline(always)]
+    pub fn set_u64_be<const AT: usize>(self, value: u64) {
+        // SAFETY: as above.
+        unsafe {
+            asm!("*(u64 *)({p} + {at}) = {v}", v = in(reg) value, p = in(reg) self.0, at = const AT,
+                 options(nostack, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
+    pub fn set_u8<const AT: usize>(self, value: u8) {
+        // SAFETY: as above.
+        unsafe {
+            asm!("*(u8 *)({p} + {at}) = {v}", v = in(reg) value as u64, p = in(reg) self.0, at = const AT,
+                 options(nostack, preserves_flags));
+        }
+    }
 }

@@ -280,7 +280,7 @@ impl<D: Datapath, S: Store> Engine<D, S> {
         };
         live.iter().all(|live| {
             let tables = live.sides.iter().flat_map(|side| side.interfaces.iter()).map(|(name, _)| name);
-            let hooks = live.wiring.hooks.iter().map(|(key, _)| &key.interface);
+            let hooks = live.wiring.hooks.iter().filter_map(|(key, _)| key.interface());
             let mut named = tables.chain(hooks).chain(live.wiring.devices.iter().map(|(name, _)| name));
             named.all(|name| index(&self.devices, name) == index(now, name))
         })

@@ -266,7 +266,7 @@ impl FlowResult {
             expected: Some((&case.expect).into()),
             actual: Some(VerdictDocument::actual(reason, if reason.is_none() { strayed.or(sent_to) } else { sent_to })),
             rule,
-            at: decided.map(|step| format!("{} on {}", step.at.hook.program(), step.at.interface)),
+            at: decided.map(|step| format!("{} on {}", step.at.hook.program(), step.at.place)),
             answer,
             ..Self::about(&case.test, snapshot.place_of_object(&case.test))
         }

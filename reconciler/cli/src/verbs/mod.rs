@@ -62,7 +62,7 @@ async fn ask(context: &Context, verb: Verb) -> Result<Exit, Error> {
         Verb::Get { what, name, flows } => get::run(context, what, name.as_deref(), &flows).await,
         Verb::Trace { source, destination, port } => trace::run(context, &source, &destination, &port).await,
         Verb::Test { source, oracle, live } => test::run(context, &source, test::Judges { oracle, live }).await,
-        Verb::Monitor => monitor::run(context).await,
+        Verb::Monitor { flows } => monitor::run(context, flows).await,
         Verb::History { limit } => history::run(context, limit).await,
         Verb::Suspend { duration, reason } => suspend::suspend(context, &reason, duration).await,
         Verb::Resume => suspend::resume(context).await,

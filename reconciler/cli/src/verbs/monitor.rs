@@ -8,13 +8,13 @@ use crate::{
     out::{Ink, Paint},
 };
 
-/// Prints drops until it is stopped, or until whoever reads has seen enough.
-pub async fn run(context: &Context) -> Result<Exit, Error> {
+/// Prints drops, or all that is judged for the first time, until it is stopped, or until whoever reads has seen enough.
+pub async fn run(context: &Context, flows: bool) -> Result<Exit, Error> {
     let agent = context.need_agent().await?;
     let mut out = io::stdout().lock();
     let format = context.global.output;
     agent
-        .monitor(|line| {
+        .monitor(flows, |line| {
             match format {
                 Format::Json => out.write_all(line)?,
                 Format::Yaml => {
@@ -40,9 +40,12 @@ fn text(event: &DropDocument, paint: Paint) -> String {
         Some(port) => std::net::SocketAddr::new(address, port).to_string(),
         None => address.to_string(),
     };
+    let frontend = event.frontend.map(|frontend| format!(" by {frontend}")).unwrap_or_default();
+    let ink = if event.verdict == "allow" { Ink::Green } else { Ink::Red };
+    let word = if event.verdict == "allow" { &event.verdict } else { &event.reason };
     let mut line = format!(
-        "{} {} {} {} -> {}, {} bytes, on {} ({})",
-        paint.paint(Ink::Red, &event.reason),
+        "{} {} {} {} -> {}{frontend}, {} bytes, on {} ({})",
+        paint.paint(ink, word),
         event.direction,
         event.protocol,
         end(event.source, event.source_port),

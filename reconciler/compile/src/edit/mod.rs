@@ -28,6 +28,7 @@ use crate::{
     limits, nodes,
     objects::{Difference, Objects, reference},
     provenance::{Origins, Owned},
+    service, sockets,
     state::{ClaimKey, Contests, State, strength},
     table_settings, wiring,
 };
@@ -271,7 +272,17 @@ impl Edit<'_, '_> {
             Ok(None) | Err(Stop::Whole) => return Ok(None),
             Err(Stop::Numbers(error)) => return Err(vec![error.into()]),
         };
-        let Self { numbering, state, tables, origins, identities, .. } = self;
+        let Self { numbering, state, mut tables, mut origins, identities, .. } = self;
+        let first = service::first(&state.services.standing).filter(|_| state.settings.socket_load_balancing);
+        let on = sockets::wire(first, self.input.facts, &mut wiring, &mut origins.hooks, &mut pending);
+        crate::sort_pending(&mut pending);
+        if let Some((_, settings)) = tables.settings.first() {
+            let mut noted = *settings;
+            sockets::note(&mut noted, on, &former.host_addresses);
+            if noted != *settings {
+                tables.settings.insert(0, noted);
+            }
+        }
         let per_identity = state.settings.limits.policy_per_identity;
         let usage = limits::usage(&state.settings.limits, &tables);
         if usage.iter().any(|one| one.used > one.limit)
@@ -318,7 +329,7 @@ impl Edit<'_, '_> {
             LocalEndpoints::new(objects, node, facts, identity_of, self.numbering, sequence, &mut pending).ok()?;
         let host_addresses = nodes::host_addresses(objects, node, facts);
         let network = devices::network_devices(&settings, facts, &local.interfaces(), objects, &mut pending).ok()?;
-        let placement = cidr_filter::place(objects, facts, &network, &mut pending).ok()?;
+        let placement = cidr_filter::place(objects, facts, &network, settings.acceleration, &mut pending).ok()?;
         let host_policy = self.host_policy().and_then(|object| self.state.policies.from_key(&(object, 0)).next());
         let host_owner = host_policy.map(|(_, policy)| policy.owner.clone());
         let edge = self.edge_service().map(Owned::named);
@@ -328,6 +339,7 @@ impl Edit<'_, '_> {
             &self.state.prefilter.used_columns,
             &network,
             wiring::HookOwner::at_the_edge(host_owner.is_some(), edge.is_some(), settings.masquerade.by),
+            &settings,
             settings.tc_attach(facts),
         );
         let by_address = local.by_address(&host_addresses);

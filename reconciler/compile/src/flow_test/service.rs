@@ -1,9 +1,11 @@
 //! Flow tests of services: where a service is found, and to which backends the tables send a flow.
 use std::{collections::BTreeSet, net::IpAddr};
 
-use weir_abi::{FrontendKey, frontend_flags};
+use weir_abi::{FrontendKey, frontend_flags, settings_flags};
 use weir_plan::{ObjectRef, address_of, ip_of};
-use weir_schema::{Attach, Expectation, ExpectedBackend, FlowTestSpec, FrontendType, ObjectKey, Spec};
+use weir_schema::{
+    Attach, Expectation, ExpectedBackend, FlowTestProtocol, FlowTestSpec, FrontendType, ObjectKey, Spec,
+};
 
 use super::{End, Place, Untestable};
 use crate::{Compiled, objects::reference};
@@ -94,6 +96,19 @@ impl Compiled {
             // Untranslated it goes nowhere, and by no program.
             false => Ok(End { addresses, place: Place::Host, elsewhere: false }),
         }
+    }
+
+    /// Whether the host's own sockets pick a backend in place of this address, or are refused.
+    pub(super) fn is_met_at_sockets(&self, destination: IpAddr, spec: &FlowTestSpec) -> bool {
+        let settings = self.tables.settings.get(&0);
+        if settings.is_none_or(|settings| settings.flags & settings_flags::SOCKETS == 0)
+            || !matches!(spec.protocol, FlowTestProtocol::Tcp | FlowTestProtocol::Udp)
+        {
+            return false;
+        }
+        let address = address_of(destination);
+        let key = FrontendKey::new(address, spec.protocol.number(), spec.port.unwrap_or(0));
+        [key, FrontendKey::of_address(address)].iter().any(|key| self.tables.frontends.get(key).is_some())
     }
 
     /// The backends that new flows to a frontend are sent to, by the tables; none where it is no frontend of theirs.

@@ -17,7 +17,7 @@ use weir_plan::ObjectRef;
 pub(crate) use build::{Built, Site, backend_key, build, incarnation_key};
 pub(crate) use definition::Definition;
 pub(crate) use index::{Index, first as first_reference, service_of};
-pub(crate) use standing::{Placed, Standing, State, Whole, edge};
+pub(crate) use standing::{Placed, Standing, State, Whole, edge, first};
 pub use view::{BackendView, FrontendView, ServiceView};
 
 /// A service that is in the set, and that nothing is balanced for.

@@ -105,6 +105,13 @@ pub(crate) fn edge<'o>(objects: impl Iterator<Item = &'o Arc<Object>>) -> Option
     objects.filter(at_the_edge).map(|object| reference(object)).min()
 }
 
+/// The owner of the first that has a frontend.
+pub(crate) fn first<'s>(standing: impl IntoIterator<Item = &'s (ObjectRef, Arc<Standing>)>) -> Option<&'s Owned> {
+    let mut serving =
+        standing.into_iter().filter(|(_, standing)| standing.placed.iter().any(|placed| !placed.frontends.is_empty()));
+    serving.next().map(|(_, standing)| &standing.owner)
+}
+
 impl Whole {
     pub fn new<'o>(
         objects: impl Iterator<Item = &'o Arc<Object>> + Clone,
@@ -131,6 +138,11 @@ impl Whole {
             this.built.extend(built);
         }
         Ok(this)
+    }
+
+    /// Who owns what is there for all services.
+    pub fn first(&self) -> Option<&Owned> {
+        first(self.standing.iter())
     }
 
     pub fn frontends(&self, is_taken: impl Fn(IpAddr) -> bool) -> Table<FrontendKey, FrontendInfo> {

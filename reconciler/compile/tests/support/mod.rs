@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use weir_compile::{CompileError, Compiled, Input, Outcome, Trace, TraceFlow, compile};
-use weir_plan::{InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts, Numbering, Provenance};
+use weir_plan::{Delivery, InterfaceFacts, InterfaceName, NetnsFacts, NodeFacts, Numbering, Provenance};
 use weir_schema::{ContentHash, File, Inventory, Options};
 
 pub const TCP: u8 = 6;
@@ -34,6 +34,7 @@ pub fn interface(name: &str, ifindex: u32) -> InterfaceFacts {
         loopback: name == "lo",
         addresses: Vec::new(),
         ours: name.starts_with("wr"),
+        delivery: Delivery::Stack,
     }
 }
 
@@ -52,6 +53,7 @@ pub fn facts() -> NodeFacts {
             NetnsFacts { netns: "ns-gone".to_owned(), exists: false },
         ],
         tcx: true,
+        cgroup2: true,
     }
 }
 

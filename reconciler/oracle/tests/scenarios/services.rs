@@ -50,8 +50,22 @@ fn an_endpoint_reaches_every_backend_and_no_other_port_of_the_address() {
     assert_eq!(sent(&set, WEB, VIP, FlowProtocol::Other(47)), "no_service");
     assert_eq!(sent(&set, WEB, DB, tcp(8080)), "direct");
     assert_eq!(sent(&set, WEB, "10.96.0.11", tcp(80)), "direct", "nobody's address");
-    // The host has no services so far.
-    assert_eq!(sent(&set, HOST, VIP, tcp(80)), "direct");
+}
+
+#[test]
+fn the_host_reaches_services_by_its_sockets() {
+    let set = set(&service(ON_VIP, BOTH));
+    assert_eq!(sent(&set, HOST, VIP, tcp(80)), "10.0.1.2:8080 10.0.2.1:80");
+    assert_eq!(sent(&set, HOST, VIP, tcp(81)), "no_service");
+    assert_eq!(sent(&set, HOST, VIP, udp(80)), "no_service");
+    for without in [udp(0), FlowProtocol::Sctp { source: 1, destination: 80 }, FlowProtocol::Icmp { kind: 8 }] {
+        assert_eq!(sent(&set, HOST, VIP, without), "direct", "{without:?}");
+    }
+    let off =
+        "apiVersion: weir/v1alpha1\nkind: NodeConfig\nmetadata: {name: c}\nspec: {socketLoadBalancing: false}\n---\n";
+    let off = self::set(&format!("{off}{}", service(ON_VIP, BOTH)));
+    assert_eq!(sent(&off, HOST, VIP, tcp(80)), "direct");
+    assert_eq!(sent(&off, WEB, VIP, tcp(81)), "no_service");
 }
 
 #[test]

@@ -17,15 +17,16 @@ pub enum Delivered {
 }
 
 pub fn deliver(tables: &Tables, flow: &Flow) -> Delivered {
-    let has_services = tables.settings.get(&0).is_some_and(|settings| settings.flags & settings_flags::SERVICES != 0);
+    let is_set = |flag: u32| tables.settings.get(&0).is_some_and(|settings| settings.flags & flag != 0);
     let own = tables.endpoints.get(&flow.source);
     let from_host = own.is_some_and(|info| info.identity == identity::HOST);
     let is_neighbour_discovery = matches!(flow.protocol, FlowProtocol::Icmpv6 { kind: 133..=137 });
-    if !has_services || from_host || is_neighbour_discovery {
-        return Delivered::Direct;
-    }
     let address = address_of(flow.destination);
     let (protocol, port) = protocol_and_port(flow.protocol);
+    let by_socket = is_set(settings_flags::SOCKETS) && matches!(protocol, 6 | 17) && port != 0;
+    if !is_set(settings_flags::SERVICES) || from_host && !by_socket || is_neighbour_discovery {
+        return Delivered::Direct;
+    }
     let has_ports = matches!(protocol, 6 | 17 | 132);
     let found = tables.frontends.get(&FrontendKey::new(address, protocol, port)).filter(|_| has_ports);
     let Some(frontend) = found else {

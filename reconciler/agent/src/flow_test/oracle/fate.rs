@@ -106,8 +106,8 @@ impl Asked<'_> {
         };
         let world = World::new(self.objects, node, &[]);
         let sender = from.addresses.first().map_or(Sender::Outside, |address| world.sender(*address));
-        if sender == Sender::Host {
-            return Err((false, "the host itself does not use services yet".to_owned()));
+        if sender == Sender::Host && spec.protocol == FlowTestProtocol::Sctp {
+            return Err((false, "the host reaches services over TCP and UDP only".to_owned()));
         }
         let port = spec.port.unwrap_or(0);
         let addresses = match protocol(spec.protocol) {
