@@ -326,9 +326,7 @@ extern "C" fn weir_new_flow(case: *mut Case, track: u32) -> u64 {
 #[inline(always)]
 fn make_entry(case: &Case, near: u64, host: u64, host_incarnation: u32) {
     let Some(settings) = tables::settings(case.run.side()) else { return };
-    let mut entry = conntrack::fresh(case, settings);
-    // SAFETY: every field has a value.
-    let entry = unsafe { entry.assume_init_mut() };
+    let Some(entry) = conntrack::fresh(case, settings) else { return };
     let Subject { incarnation, ifindex, .. } = case.near;
     if case.near_is_source {
         (entry.egress, entry.ingress) = (VerdictWord(near), VerdictWord(host));

@@ -1,5 +1,5 @@
 //! One entry per flow: what each end was judged to be, and how long the flow lives.
-use core::{arch::asm, mem::MaybeUninit, ptr::NonNull};
+use core::{arch::asm, ptr::NonNull};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use weir_abi::{ConntrackEntry, ConntrackKey, Settings, VerdictWord, ct_flags};
@@ -7,7 +7,7 @@ use weir_abi::{ConntrackEntry, ConntrackKey, Settings, VerdictWord, ct_flags};
 use crate::{
     case::Case,
     flow::TCP,
-    maps::{CONNTRACK_OTHER, CONNTRACK_TCP, FORMER, FORMER_OTHER, FORMER_TCP, Lru, TAKEN_OVER},
+    maps::{CONNTRACK_OTHER, CONNTRACK_TCP, ENTRIES, FORMER, FORMER_OTHER, FORMER_TCP, FRESH, Lru, TAKEN_OVER},
     parse::{TCP_FIN, TCP_RST, TCP_SYN},
     run::jiffies,
     words,
@@ -53,8 +53,7 @@ extern "C" fn weir_take_over(key: *const ConntrackKey) -> u32 {
     words::copy(key, &mut own);
     let former = if own.protocol == TCP { FORMER_TCP.get_ptr(&own) } else { FORMER_OTHER.get_ptr(&own) };
     let Some(former) = former else { return 0 };
-    // Not on the stack, which callers need.
-    let Some(entry) = TAKEN_OVER.get_ptr_mut(0) else { return 0 };
+    let Some(entry) = ENTRIES.get_ptr_mut(TAKEN_OVER) else { return 0 };
     // SAFETY: this CPU's own slot, and zero is a value of every field. What both versions know is copied, by words: the
     // pointer came from a lookup that succeeded in a table whose entries have `FORMER` bytes, and what other CPUs write
     // meanwhile is plain data.
@@ -249,23 +248,25 @@ impl Entry {
     }
 }
 
-/// What the first packet of a flow makes of it, not yet judged.
+/// What the first packet of a flow makes of it, not yet judged. In this CPU's one place for it: the next flow's is made
+/// there too.
 #[inline(always)]
-pub fn fresh(case: &Case, settings: &Settings) -> MaybeUninit<ConntrackEntry> {
+pub fn fresh(case: &Case, settings: &Settings) -> Option<&'static mut ConntrackEntry> {
     let direction = if case.packet.flow.source_is_high { ct_flags::SOURCE_IS_HIGH } else { 0 };
     let flags = direction | seen(case, false);
-    let mut entry = MaybeUninit::<ConntrackEntry>::uninit();
-    // SAFETY: zero is a value of every field.
-    unsafe {
-        words::zero(entry.as_mut_ptr());
-        (*entry.as_mut_ptr()).expires = case.run.now() + lifetime(case.packet.flow.protocol(), flags, settings);
-        (*entry.as_mut_ptr()).flags = flags;
-        #[cfg(feature = "next-layout")]
-        {
-            (*entry.as_mut_ptr()).born = case.run.epoch();
-        }
+    // SAFETY: this CPU's own slot, and zero is a value of every field.
+    let entry = unsafe {
+        let entry = ENTRIES.get_ptr_mut(FRESH)?;
+        words::zero(entry);
+        &mut *entry
+    };
+    entry.expires = case.run.now() + lifetime(case.packet.flow.protocol(), flags, settings);
+    entry.flags = flags;
+    #[cfg(feature = "next-layout")]
+    {
+        entry.born = case.run.epoch();
     }
-    entry
+    Some(entry)
 }
 
 /// The bits that a packet adds.

@@ -101,9 +101,13 @@ pub static SCRATCH: PerCpuArray<Case, 1> = PerCpuArray::new();
 /// The next hops that this CPU asked for last.
 #[btf_map]
 pub static NEXT_HOPS: PerCpuArray<NextHop, { NEXT_HOP_SLOTS as usize }> = PerCpuArray::new();
-/// A flow on its way from the former tables.
+/// Flows on their way into conntrack: the stack of a call that is this deep has no room for them.
 #[btf_map]
-pub static TAKEN_OVER: PerCpuArray<ConntrackEntry, 1> = PerCpuArray::new();
+pub static ENTRIES: PerCpuArray<ConntrackEntry, 2> = PerCpuArray::new();
+/// Of [`ENTRIES`]: from the former tables.
+pub const TAKEN_OVER: u32 = 0;
+/// Of [`ENTRIES`]: a new flow's.
+pub const FRESH: u32 = 1;
 /// The devices that this CPU asked for last.
 #[btf_map]
 pub static KNOWN_INTERFACES: PerCpuArray<KnownInterface, KNOWN_INTERFACE_SLOTS> = PerCpuArray::new();

@@ -124,11 +124,10 @@ fn borrow(case: &mut Case) -> Result<bool, Reason> {
     match entry {
         Some(entry) => entry.set_nat_port(port_be),
         None => {
-            let mut entry = conntrack::fresh(case, settings);
-            // SAFETY: every field has a value.
-            let entry = unsafe { entry.assume_init_mut() };
-            entry.nat_port_be = port_be;
-            conntrack::store(case.packet.flow.key, entry);
+            if let Some(entry) = conntrack::fresh(case, settings) {
+                entry.nat_port_be = port_be;
+                conntrack::store(case.packet.flow.key, entry);
+            }
         }
     }
     Ok(true)

@@ -6,9 +6,9 @@
 use core::mem::MaybeUninit;
 
 use weir_abi::{
-    Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackEntry, ConntrackKey, FrontendInfo, FrontendKey, Reason,
-    ServiceInfo, SourceRangeKey, VerdictWord, backend_flags, ct_flags, flow_verdict, frontend_flags, next_hook,
-    service_flags, settings_flags,
+    Address, AffinityEntry, AffinityKey, BackendInfo, ConntrackKey, FrontendInfo, FrontendKey, Reason, ServiceInfo,
+    SourceRangeKey, VerdictWord, backend_flags, ct_flags, flow_verdict, frontend_flags, next_hook, service_flags,
+    settings_flags,
 };
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_get_prandom_u32};
@@ -370,9 +370,7 @@ extern "C" fn weir_remember(case: *mut Case) -> u32 {
 #[inline(always)]
 fn remember(case: &Case) {
     let Some(settings) = tables::settings(case.run.side()) else { return };
-    let mut entry = conntrack::fresh(case, settings);
-    // SAFETY: every field has a value.
-    let entry: &mut ConntrackEntry = unsafe { entry.assume_init_mut() };
+    let Some(entry) = conntrack::fresh(case, settings) else { return };
     entry.egress = VerdictWord::new(case.run.epoch(), 0, flow_verdict::ALLOW);
     entry.source_incarnation = case.backend;
     entry.destination_incarnation = case.incarnation;

@@ -22,7 +22,7 @@ fn xdp_ingress(context: XdpContext) -> u32 {
     let Some(interface) = tables::interface(run, ifindex) else { return xdp_action::PASS };
     let watched = interface.flags & WATCHED != 0;
     let network = interface.flags & interface_flags::NETWORK != 0;
-    if !watched && !(network && balance::is_on(run)) {
+    if !(watched || network && balance::is_on(run)) {
         return xdp_action::PASS;
     }
     let Some(case) = Case::begin(run, next_hook::XDP_INGRESS, ifindex) else { return xdp_action::DROP };
