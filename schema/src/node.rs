@@ -22,6 +22,12 @@ pub struct NodeSpec {
     #[serde(default, rename = "endpointCIDRs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::json_schema::cidrs")]
     pub endpoint_cidrs: Vec<IpNet>,
+    /// Those of `addresses` that Weir gives to the router of this node's endpoints, one of each family: the gateway
+    /// that endpoints in network namespaces have, and what the host itself speaks to them from. What is addressed
+    /// inside `endpointCIDRs` and to no endpoint ends there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::json_schema::addresses")]
+    pub router_addresses: Vec<IpAddr>,
 }
 
 impl NodeSpec {
@@ -37,6 +43,21 @@ impl NodeSpec {
                         format!("`{range}` has bits set behind its prefix length"),
                     )
                     .help(format!("write `{}`", range.trunc()));
+            }
+        }
+        let routers = at.field("routerAddresses");
+        check_addresses(&self.router_addresses, &routers, problems);
+        for (index, address) in self.router_addresses.iter().enumerate() {
+            let at = routers.index(index);
+            if !self.addresses.contains(address) {
+                problems
+                    .push(code::INVALID_ADDRESS, &at, format!("`{address}` is not an address of this node"))
+                    .help("add it to `addresses`: it is the host's own");
+            }
+            let of_family = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4() && *other != address;
+            if self.router_addresses[..index].iter().any(|other| of_family(&other)) {
+                let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+                problems.push(code::INVALID_ADDRESS, &at, format!("a router has one {family} address"));
             }
         }
     }

@@ -8,6 +8,7 @@ pub mod next_hook {
     pub const TO_NETWORK: u8 = 5;
     /// The stack takes it: local delivery or routing.
     pub const STACK: u8 = 6;
+    pub const FROM_HOST: u8 = 7;
 }
 
 /// What the tc programs return. A test run shows it as `u32`.

@@ -258,9 +258,11 @@ impl Datapath for Kernel {
             })
             .collect();
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
-        let loopback = |ifindex| links.iter().any(|link| link.ifindex == ifindex && link.loopback);
+        // What is on a device of ours, manifests have put there.
+        let left_out =
+            |ifindex| links.iter().any(|link| link.ifindex == ifindex && (link.loopback || wiring::is_ours(link)));
         let mut addresses: Vec<_> =
-            places.iter().filter(|place| !loopback(place.ifindex)).map(|place| place.address).collect();
+            places.iter().filter(|place| !left_out(place.ifindex)).map(|place| place.address).collect();
         addresses.sort_unstable();
         addresses.dedup();
         let netns =

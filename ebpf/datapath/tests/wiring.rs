@@ -12,7 +12,8 @@ use std::{
 use node::{apply, attempt, capacity, ip, node, node_alone, observe, open, run, some_tables};
 use weir_datapath::{Kernel, Residue};
 use weir_plan::{
-    Datapath as _, DatapathError, Device, Hook, HookKey, HookState, InterfaceName, Observed, Tables, Wiring, XdpAttach,
+    Datapath as _, DatapathError, Device, EndpointPair, Hook, HookKey, HookState, InterfaceName, Observed, ROUTER,
+    RouterPair, Tables, Wiring, XdpAttach,
 };
 
 /// A network namespace with a name, which is gone when this is dropped.
@@ -298,10 +299,13 @@ fn a_missing_interface_or_namespace_is_named() {
 }
 
 fn devices(list: &[(&str, &str, &[&str])]) -> Wiring {
-    let device = |netns: &str, addresses: &[&str]| Device {
-        netns: netns.into(),
-        peer: "eth0".into(),
-        addresses: addresses.iter().map(|address| ip(address)).collect(),
+    let device = |netns: &str, addresses: &[&str]| {
+        Device::Endpoint(EndpointPair {
+            netns: netns.into(),
+            peer: "eth0".into(),
+            addresses: addresses.iter().map(|address| ip(address)).collect(),
+            router: Vec::new(),
+        })
     };
     let devices = list.iter().map(|(name, netns, addresses)| (InterfaceName::from(*name), device(netns, addresses)));
     Wiring { devices: devices.collect(), ..Wiring::default() }
@@ -355,6 +359,94 @@ fn endpoints_in_namespaces_reach_each_other_and_every_missing_part_is_mended() {
         assert!(!run("ip route").contains("10.1.0.2"));
         run("ip addr add 10.0.0.1/32 dev lo");
         pings("ping -c1 -W1 10.1.0.3");
+    });
+}
+
+/// The router, with routes for the endpoints' ranges, beside one endpoint that is routed by it.
+fn routed(addresses: [&str; 2], ranges: &[&str]) -> Wiring {
+    let mut router: Vec<_> = addresses.iter().map(|address| ip(address)).collect();
+    router.sort_unstable();
+    let mut routes: Vec<_> = ranges.iter().map(|range| range.parse().expect("a range")).collect();
+    routes.sort_unstable();
+    let web = EndpointPair {
+        netns: "web".into(),
+        peer: "eth0".into(),
+        addresses: ["10.1.0.1", "fd00::1"].iter().map(|address| ip(address)).collect(),
+        router: router.clone(),
+    };
+    let pair = RouterPair { addresses: router, routes };
+    let devices = [(ROUTER.into(), Device::Router(pair)), (WEB.into(), Device::Endpoint(web))];
+    let hooks = [(hook(ROUTER, Hook::FromHost), HookState::Tcx)];
+    Wiring { devices: devices.into_iter().collect(), hooks: hooks.into_iter().collect() }
+}
+
+#[test]
+fn the_router_is_made_and_every_missing_part_is_mended() {
+    node(|| {
+        let _web = Netns::new("web");
+        run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        let wanted = routed(["10.1.0.254", "fd00::fe"], &["10.1.0.0/24", "fd00::/64"]);
+        let mut kernel = open();
+        wire(&mut kernel, &wanted).expect("wiring");
+        assert_eq!(observe(&mut kernel).wiring, wanted);
+        let reach = |router: [&str; 2]| {
+            for (router, to) in router.iter().zip(["10.1.0.1", "fd00::1"]) {
+                pings(&format!("ip netns exec web ping -c1 -W1 {router}"));
+                pings(&format!("ping -c1 -W1 {to}"));
+                assert!(run(&format!("ip route get {to}")).contains(&format!("src {router}")));
+            }
+        };
+        reach(["10.1.0.254", "fd00::fe"]);
+        let facts = kernel.facts(&[]).expect("facts");
+        assert!(facts.interfaces.iter().filter(|one| one.name.0.starts_with("weir_")).all(|one| one.ours));
+
+        for damage in [
+            "ip link set weir_host down".to_owned(),
+            "ip link set weir_net down".to_owned(),
+            "ip link set weir_host arp on".to_owned(),
+            "ip addr del 10.1.0.254/32 dev weir_host".to_owned(),
+            "ip -6 addr del fd00::fe/128 dev weir_host".to_owned(),
+            "ip route del 10.1.0.0/24 dev weir_host metric 32000".to_owned(),
+            format!("ip route replace 10.1.0.1 dev {WEB} scope link"),
+            "ip link del weir_net".to_owned(),
+        ] {
+            run(&damage);
+            assert_ne!(observe(&mut kernel).wiring, wanted, "{damage} shows");
+            wire(&mut kernel, &wanted).expect("wiring");
+            assert_eq!(observe(&mut kernel).wiring, wanted, "{damage} is mended");
+            reach(["10.1.0.254", "fd00::fe"]);
+        }
+
+        // Another address, fewer ranges; and a route of somebody else's to the same range is the one that counts.
+        let other = routed(["10.1.0.253", "fd00::fd"], &["10.1.0.0/24"]);
+        wire(&mut kernel, &other).expect("wiring");
+        assert_eq!(observe(&mut kernel).wiring, other);
+        reach(["10.1.0.253", "fd00::fd"]);
+        assert!(!run("ip addr").contains("10.1.0.254") && !run("ip -6 route").contains("fd00::/64"));
+        pair("v0");
+        run("ip addr add 10.1.0.9/24 dev v0");
+        wire(&mut kernel, &other).expect("wiring");
+        assert!(run("ip route get 10.1.0.77").contains("dev v0"));
+        run("ip addr del 10.1.0.9/24 dev v0");
+        assert!(run("ip route get 10.1.0.77").contains("dev weir_host"));
+
+        wire(&mut kernel, &devices(&[(WEB, "web", &["10.1.0.1", "fd00::1"])])).expect("wiring");
+        assert!(!run("ip link").contains("weir_") && !run("ip route").contains("10.1.0.0/24"));
+        run("ip addr add 10.0.0.1/32 dev lo");
+        pings("ping -c1 -W1 10.1.0.1");
+    });
+}
+
+#[test]
+fn a_router_s_name_that_is_taken_is_said() {
+    node(|| {
+        let _web = Netns::new("web");
+        run("ip link add weir_host type veth peer name elsewhere");
+        let mut kernel = open();
+        let error = wire(&mut kernel, &routed(["10.1.0.254", "fd00::fe"], &[])).expect_err("the name is taken");
+        assert!(error.to_string().contains("weir_host") && error.to_string().contains("not ours"), "{error}");
+        kernel.uninstall().expect("uninstalling");
+        assert!(run("ip link").contains("weir_host"));
     });
 }
 

@@ -160,7 +160,7 @@ impl Case {
     #[inline(always)]
     pub fn direction(&self) -> Direction {
         match self.hook {
-            next_hook::TO_ENDPOINT | next_hook::TO_NETWORK => Direction::Egress,
+            next_hook::TO_ENDPOINT | next_hook::TO_NETWORK | next_hook::FROM_HOST => Direction::Egress,
             _ => Direction::Ingress,
         }
     }

@@ -171,6 +171,7 @@ const fn hook(hook: u8) -> &'static str {
         next_hook::TO_ENDPOINT => "to_endpoint",
         next_hook::FROM_NETWORK => "from_network",
         next_hook::TO_NETWORK => "to_network",
+        next_hook::FROM_HOST => "from_host",
         _ => "unknown",
     }
 }

@@ -6,13 +6,14 @@ use std::{
 };
 
 use weir_abi::{EndpointInfo, identity};
-use weir_plan::{Delivery, Device, InterfaceName, NodeFacts, Numbering, OutOfNumbers, Pending, Space};
+use weir_plan::{Delivery, EndpointPair, InterfaceName, NodeFacts, Numbering, OutOfNumbers, Pending, Space};
 use weir_schema::EndpointSpec;
 
 use crate::{
     error::code,
     nodes::host_endpoint,
     objects::{Item, ObjectId, Objects, numbering_key},
+    router::Router,
 };
 
 /// An endpoint of this node that is not the host.
@@ -27,7 +28,7 @@ pub(crate) struct LocalEndpoint {
     /// Host side; `None` while it waits for its interface or namespace.
     pub interface: Option<InterfaceName>,
     /// What Weir makes for it.
-    pub device: Option<Device>,
+    pub pair: Option<EndpointPair>,
     pub delivery: Delivery,
 }
 
@@ -52,6 +53,7 @@ impl LocalEndpoints {
         objects: &Objects<'_>,
         node: &str,
         facts: &NodeFacts,
+        router: Option<&Router>,
         identity_of: impl Fn(&Item<'_, EndpointSpec>) -> Option<u32>,
         numbering: &mut Numbering,
         sequence: u64,
@@ -64,11 +66,14 @@ impl LocalEndpoints {
             let key = numbering_key(objects.reference(item.id));
             let mut addresses = item.spec.addresses.clone();
             addresses.sort_unstable();
-            let (interface, device) = attachment(item, &key, &addresses, objects, facts, &mut names, pending);
+            let (interface, mut pair) = attachment(item, &key, &addresses, objects, facts, &mut names, pending);
+            if let (Some(pair), Some(router)) = (&mut pair, router) {
+                pair.router = router.toward(&addresses);
+            }
             let fact = interface.as_ref().and_then(|name| facts.interfaces.iter().find(|one| one.name == *name));
             // What Weir makes ends in a namespace.
             let delivery =
-                if device.is_some() { Delivery::Peer } else { fact.map(|one| one.delivery).unwrap_or_default() };
+                if pair.is_some() { Delivery::Peer } else { fact.map(|one| one.delivery).unwrap_or_default() };
             endpoints.push(LocalEndpoint {
                 object: item.id,
                 number: numbering.assign(Space::Endpoint, &key, sequence)?,
@@ -76,7 +81,7 @@ impl LocalEndpoints {
                 incarnation: numbering.assign(Space::Incarnation, &incarnation_key(&key, item.spec), sequence)?,
                 addresses,
                 interface,
-                device,
+                pair,
                 delivery,
             });
         }
@@ -168,7 +173,7 @@ fn attachment(
     facts: &NodeFacts,
     names: &mut BTreeSet<InterfaceName>,
     pending: &mut Vec<Pending>,
-) -> (Option<InterfaceName>, Option<Device>) {
+) -> (Option<InterfaceName>, Option<EndpointPair>) {
     let mut wait = |code, message| {
         pending.push(Pending { object: objects.reference(item.id).clone(), code, message });
         (None, None)
@@ -180,8 +185,9 @@ fn attachment(
         }
         let name = device_name(key, names);
         let peer = Arc::from(attach.interface.as_deref().unwrap_or(DEFAULT_PEER));
-        let device = Device { netns: netns.as_str().into(), peer, addresses: addresses.to_vec() };
-        return (Some(name), Some(device));
+        let netns = netns.as_str().into();
+        let pair = EndpointPair { netns, peer, addresses: addresses.to_vec(), router: Vec::new() };
+        return (Some(name), Some(pair));
     }
     let Some(interface) = &attach.interface else { return (None, None) };
     let name = InterfaceName::from(interface.as_str());

@@ -32,6 +32,7 @@ mod policy;
 mod ports;
 mod prefilter;
 mod provenance;
+mod router;
 mod rules;
 mod selector;
 mod service;
@@ -75,6 +76,7 @@ use crate::{
     peers::Universe,
     policy::Policy,
     provenance::Owned,
+    router::Router,
     rules::Rules,
     service::Site,
     state::State,
@@ -176,8 +178,10 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
         let at = objects.endpoints.binary_search_by_key(&item.id, |one| one.id).ok()?;
         Some(endpoints.endpoints[endpoints.of_endpoint[at]? as usize].number)
     };
+    let router = Router::new(objects, node);
     let local =
-        LocalEndpoints::new(objects, node, facts, identity_of, numbering, sequence, &mut pending).map_err(one)?;
+        LocalEndpoints::new(objects, node, facts, router.as_ref(), identity_of, numbering, sequence, &mut pending)
+            .map_err(one)?;
     let host_addresses = nodes::host_addresses(objects, node, facts);
     let network = devices::network_devices(&settings, facts, &local.interfaces(), objects, &mut pending)
         .map_err(|error| vec![*error])?;
@@ -209,6 +213,7 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
     let at_the_edge = HookOwner::at_the_edge(host_policy.is_some(), edge.is_some(), settings.masquerade.by);
     let mut wired = wiring::wire(
         &local,
+        router.as_ref(),
         &placement,
         &prefilter.used_columns,
         &network,
@@ -239,11 +244,7 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
             .filter_map(|(name, owner)| Some((name.clone(), hook_owner(*owner)?)))
             .collect(),
         hooks: wired.owners.iter().filter_map(|(key, owner)| Some((key.clone(), hook_owner(*owner)?))).collect(),
-        devices: local
-            .endpoints
-            .iter()
-            .filter_map(|one| Some((one.device.as_ref().and(one.interface.clone())?, owned(one.object))))
-            .collect(),
+        devices: wired.device_owners.iter().map(|(name, object)| (name.clone(), owned(*object))).collect(),
         local: local.by_number().map(|(number, owner)| (number, owned(owner))).collect(),
         settings: settings.object.map(owned),
         services: Table::new(),

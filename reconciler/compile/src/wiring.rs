@@ -2,11 +2,14 @@
 use std::collections::BTreeMap;
 
 use weir_abi::{InterfaceInfo, SIDE_DESTINATION, SIDE_SOURCE, interface_flags};
-use weir_plan::{Delivery, Hook, HookKey, HookState, InterfaceFacts, InterfaceName, Table, Wiring};
+use weir_plan::{Delivery, Device, Hook, HookKey, HookState, InterfaceFacts, InterfaceName, ROUTER, Table, Wiring};
 
 use weir_schema::LocalDelivery;
 
-use crate::{cidr_filter::Placement, config::NodeSettings, endpoint::LocalEndpoints, masquerade, objects::ObjectId};
+use crate::{
+    cidr_filter::Placement, config::NodeSettings, endpoint::LocalEndpoints, masquerade, objects::ObjectId,
+    router::Router,
+};
 
 /// The `interfaces` table, hooks and devices, and the object behind each interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +18,7 @@ pub(crate) struct Wired {
     pub wiring: Wiring,
     pub owners: BTreeMap<HookKey, HookOwner>,
     pub interface_owners: BTreeMap<InterfaceName, HookOwner>,
+    pub device_owners: BTreeMap<InterfaceName, ObjectId>,
 }
 
 /// What a hook is there for.
@@ -41,6 +45,7 @@ impl HookOwner {
 
 pub(crate) fn wire(
     endpoints: &LocalEndpoints,
+    router: Option<&Router>,
     placement: &Placement,
     used_columns: &[bool],
     network: &[&InterfaceFacts],
@@ -53,10 +58,17 @@ pub(crate) fn wire(
     let mut hooks: Vec<(HookKey, HookState, HookOwner)> = Vec::new();
     let mut owners = BTreeMap::new();
     let mut devices = Vec::new();
+    let mut device_owners = BTreeMap::new();
     let mut hook = |interface: &InterfaceName, hook: Hook, state: HookState, owner: HookOwner| {
         hooks.push((HookKey::on(interface.clone(), hook), state, owner));
     };
 
+    if let Some(Router { object, pair }) = router {
+        let name = InterfaceName::from(ROUTER);
+        devices.push((name.clone(), Device::Router(pair.clone())));
+        device_owners.insert(name.clone(), *object);
+        hook(&name, Hook::FromHost, tc, HookOwner::Object(*object));
+    }
     for endpoint in &endpoints.endpoints {
         let Some(name) = &endpoint.interface else { continue };
         let info = interfaces.entry(name.clone()).or_default();
@@ -64,10 +76,11 @@ pub(crate) fn wire(
         info.endpoint = endpoint.number;
         info.identity = endpoint.identity;
         info.incarnation = endpoint.incarnation;
-        if let Some(device) = &endpoint.device {
+        if let Some(pair) = &endpoint.pair {
             // Both ends are ours, so nothing but this endpoint's addresses can rightly come from there.
             info.flags |= interface_flags::CHECK_SOURCE;
-            devices.push((name.clone(), device.clone()));
+            devices.push((name.clone(), Device::Endpoint(pair.clone())));
+            device_owners.insert(name.clone(), endpoint.object);
         }
         if settings.local_delivery == LocalDelivery::Redirect {
             info.flags |= match endpoint.delivery {
@@ -117,5 +130,6 @@ pub(crate) fn wire(
         },
         owners: hooks.into_iter().map(|(key, _, owner)| (key, owner)).collect(),
         interface_owners: owners,
+        device_owners,
     }
 }

@@ -1,14 +1,14 @@
 //! What stands in the tables and hooks, and whose it is.
 mod support;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use support::{CLUSTER, TCP, compiled, facts, file, interface, parse, parse_files, rule, trace, try_compile};
 use weir_abi::{identity, interface_flags, settings_flags};
 use weir_compile::{Compiled, Input, compile, netns_needed};
 use weir_plan::{
-    Change, Hook, HookKey, HookState, InterfaceName, NodeFacts, Numbering, Plan, Provenance, Tables, Target, Wiring,
-    XdpAttach,
+    Change, Device, Hook, HookKey, HookState, InterfaceName, NodeFacts, Numbering, Plan, Provenance, ROUTER,
+    RouterPair, Tables, Target, Wiring, XdpAttach,
 };
 
 fn name(text: &str) -> InterfaceName {
@@ -188,7 +188,9 @@ fn a_namespace_gets_a_veth_pair_and_a_missing_one_waits() {
     assert_eq!(pending(&set), [("Endpoint default/b".to_owned(), "netns-missing")]);
     let (device, state) = set.wiring.devices.iter().next().unwrap();
     assert!(device.0.starts_with("wr") && device.0.len() == 12);
-    assert_eq!((&*state.netns, &*state.peer), ("ns-web", "eth0"));
+    let Device::Endpoint(pair) = state else { panic!("{state:?}") };
+    assert_eq!((&*pair.netns, &*pair.peer), ("ns-web", "eth0"));
+    assert_eq!(pair.router, Vec::<IpAddr>::new());
     let info = set.tables.interfaces.get(device).unwrap();
     let (ours, redirect) = (interface_flags::CHECK_SOURCE, interface_flags::DELIVER | interface_flags::PEER);
     assert_eq!(info.flags, interface_flags::ENDPOINT | ours | redirect);
@@ -197,6 +199,41 @@ fn a_namespace_gets_a_veth_pair_and_a_missing_one_waits() {
     let gone = Change { key: device.clone(), from: Some(state.clone()), to: None };
     let owner = set.provenance.owner(&weir_plan::AnyChange::Device(&gone)).unwrap();
     assert_eq!(owner.reference().to_string(), "Endpoint default/a");
+}
+
+#[test]
+fn a_router_is_a_pair_of_its_own_and_every_endpoint_s_gateway() {
+    let text = "
+apiVersion: weir/v1alpha1
+kind: Node
+metadata: {name: node1}
+spec:
+  addresses: [192.0.2.1, 10.0.0.1, 'fd00::1']
+  endpointCIDRs: ['fd00::/64', 10.0.1.0/24, 10.0.0.0/24]
+  routerAddresses: ['fd00::1', 10.0.0.1]
+---
+apiVersion: weir/v1alpha1
+kind: Endpoint
+metadata: {name: a}
+spec: {node: node1, addresses: [10.0.0.30], attach: {netns: ns-web}}
+";
+    let set = try_compile(&parse(text), &facts()).unwrap();
+    let router = RouterPair {
+        addresses: vec![support::address("10.0.0.1"), support::address("fd00::1")],
+        routes: ["10.0.0.0/24", "10.0.1.0/24", "fd00::/64"].map(|range| range.parse().unwrap()).to_vec(),
+    };
+    let device = Device::Router(router);
+    assert_eq!(set.wiring.devices.get(&name(ROUTER)), Some(&device));
+    let made = Change { key: name(ROUTER), from: None, to: Some(device) };
+    let owner = set.provenance.owner(&weir_plan::AnyChange::Device(&made)).unwrap();
+    assert_eq!(owner.reference().to_string(), "Node node1");
+    assert_eq!(set.wiring.hooks.get(&HookKey::on(name(ROUTER), Hook::FromHost)), Some(&HookState::Tcx));
+    let pair = set.wiring.devices.iter().find_map(|(_, device)| match device {
+        Device::Endpoint(pair) => Some(pair),
+        Device::Router(_) => None,
+    });
+    assert_eq!(pair.unwrap().router, [support::address("10.0.0.1")], "of the family that it has");
+    assert_eq!(set.tables.endpoints.get(&support::address("10.0.0.1")).unwrap().identity, identity::HOST);
 }
 
 #[test]

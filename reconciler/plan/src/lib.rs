@@ -35,4 +35,7 @@ pub use show::Show;
 pub use store::{Commit, FileRef, Journal, Operation, Phase, Store, StoreError, Suspension};
 pub use table::{Change, Iter, Table};
 pub use tables::{AnyChange, Capacity, Delta, Tables, TablesDelta};
-pub use wiring::{Device, Hook, HookKey, HookState, InterfaceName, Place, Wiring, WiringDelta, XdpAttach};
+pub use wiring::{
+    Device, EndpointPair, Hook, HookKey, HookState, InterfaceName, Place, ROUTER, ROUTER_PEER, RouterPair, Wiring,
+    WiringDelta, XdpAttach,
+};

@@ -5,7 +5,9 @@ use weir_abi::{
     PolicyKey, PrefilterClass, Settings, SubjectInfo, interface_flags, policy_verdict,
 };
 
-use crate::{Device, Hook, HookKey, HookState, InterfaceName, Prefix4, Prefix6, XdpAttach, ip_of};
+use crate::{
+    Device, EndpointPair, Hook, HookKey, HookState, InterfaceName, Prefix4, Prefix6, RouterPair, XdpAttach, ip_of,
+};
 
 /// Keys and values as plans and JSON show them: stable text, no numbers that a reader cannot look up.
 pub trait Show {
@@ -137,10 +139,21 @@ impl Show for PrefilterClass {
     }
 }
 
+fn list(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl Show for Device {
     fn show(&self) -> String {
-        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
-        format!("veth to {}:{} with {}", self.netns, self.peer, addresses.join(", "))
+        match self {
+            Self::Endpoint(EndpointPair { netns, peer, addresses, router }) => {
+                let by = if router.is_empty() { String::new() } else { format!(" by {}", list(router)) };
+                format!("veth to {netns}:{peer} with {}{by}", list(addresses))
+            }
+            Self::Router(RouterPair { addresses, routes }) => {
+                format!("router {} for {}", list(addresses), list(routes))
+            }
+        }
     }
 }
 

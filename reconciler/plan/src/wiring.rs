@@ -1,5 +1,7 @@
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
+
 use crate::{AnyChange, Change, Table};
 
 /// A device of the node's own network namespace, by name.
@@ -18,16 +20,40 @@ impl From<&str> for InterfaceName {
     }
 }
 
-/// A veth pair that Weir makes for an endpoint in a network namespace; its key is the host side's name.
+/// What Weir makes; its key is the name in the node's own network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Device {
+pub enum Device {
+    Endpoint(EndpointPair),
+    Router(RouterPair),
+}
+
+/// A veth pair for an endpoint in a network namespace; its key is the host side's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointPair {
     /// `ip netns` name, or an absolute path.
     pub netns: Arc<str>,
     /// Name inside the namespace.
     pub peer: Arc<str>,
     /// Sorted. Each is a /32 or /128 inside, and a route to the host side outside.
     pub addresses: Vec<IpAddr>,
+    /// Sorted, of the families of `addresses`: the gateways inside, and the source of what the host sends there.
+    pub router: Vec<IpAddr>,
 }
+
+/// The veth pair, both ends in the node's own namespace, that has the router's addresses, and to which everything is
+/// routed that is for endpoints and has no route of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouterPair {
+    /// Sorted.
+    pub addresses: Vec<IpAddr>,
+    /// Sorted; the host's own packets there come from the address of the family.
+    pub routes: Vec<IpNet>,
+}
+
+/// The router's end of its pair.
+pub const ROUTER: &str = "weir_host";
+/// The other.
+pub const ROUTER_PEER: &str = "weir_net";
 
 /// A place where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +63,7 @@ pub enum Hook {
     ToEndpoint,
     FromNetwork,
     ToNetwork,
+    FromHost,
     Connect4,
     Connect6,
     Sendmsg4,
@@ -48,12 +75,13 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::XdpIngress,
         Self::FromEndpoint,
         Self::ToEndpoint,
         Self::FromNetwork,
         Self::ToNetwork,
+        Self::FromHost,
         Self::Connect4,
         Self::Connect6,
         Self::Sendmsg4,
@@ -76,7 +104,12 @@ impl Hook {
 
     pub const fn is_of_sockets(self) -> bool {
         match self {
-            Self::XdpIngress | Self::FromEndpoint | Self::ToEndpoint | Self::FromNetwork | Self::ToNetwork => false,
+            Self::XdpIngress
+            | Self::FromEndpoint
+            | Self::ToEndpoint
+            | Self::FromNetwork
+            | Self::ToNetwork
+            | Self::FromHost => false,
             Self::Connect4
             | Self::Connect6
             | Self::Sendmsg4
@@ -96,6 +129,7 @@ impl Hook {
             Self::ToEndpoint => "to_endpoint",
             Self::FromNetwork => "from_network",
             Self::ToNetwork => "to_network",
+            Self::FromHost => "from_host",
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
             Self::Sendmsg4 => "sendmsg4",

@@ -34,6 +34,8 @@ pub const CLIENT: [&str; 2] = ["192.0.2.10", "2001:db8:0:1::10"];
 pub const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:0:1::1"];
 pub const WEB: [&str; 2] = ["10.10.0.2", "fd00:10::2"];
 pub const DB: [&str; 2] = ["10.10.0.3", "fd00:10::3"];
+/// For tests whose endpoints have a router.
+pub const ROUTER: [&str; 2] = ["10.10.0.1", "fd00:10::1"];
 pub const UPLINK: &str = "uplink0";
 
 /// No verb takes this long; a test that would hang fails instead.

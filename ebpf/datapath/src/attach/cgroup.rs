@@ -36,7 +36,12 @@ const fn attach_type(hook: Hook) -> Option<bpf_attach_type> {
         Hook::Recvmsg6 => bpf_attach_type::BPF_CGROUP_UDP6_RECVMSG,
         Hook::Getpeername4 => bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
         Hook::Getpeername6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
-        Hook::XdpIngress | Hook::FromEndpoint | Hook::ToEndpoint | Hook::FromNetwork | Hook::ToNetwork => return None,
+        Hook::XdpIngress
+        | Hook::FromEndpoint
+        | Hook::ToEndpoint
+        | Hook::FromNetwork
+        | Hook::ToNetwork
+        | Hook::FromHost => return None,
     })
 }
 

@@ -131,7 +131,7 @@ pub struct Attacher {
 /// Of a device.
 const fn half(hook: Hook) -> Half {
     match hook {
-        Hook::ToEndpoint | Hook::ToNetwork => Half::Egress,
+        Hook::ToEndpoint | Hook::ToNetwork | Hook::FromHost => Half::Egress,
         _ => Half::Ingress,
     }
 }

@@ -19,6 +19,8 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     pub mtu: u32,
     pub up: bool,
+    /// Neighbours are asked for.
+    pub arp: bool,
     pub loopback: bool,
     /// The other end's index, in the namespace that it is in (veth).
     pub peer: Option<u32>,
@@ -55,9 +57,26 @@ impl Netlink {
     /// A veth pair, both ends down: `host` here with an alias, `peer` in the other namespace. The peer never exists
     /// here, so its name may be taken here.
     pub fn add_veth(&mut self, host: &str, alias: &str, peer: &str, netns: &Netns) -> Result<(), NetlinkError> {
+        self.add_pair(host, peer, Some(netns))?;
+        self.set_alias(host, alias)
+    }
+
+    /// A veth pair, both ends here and down, each with an alias, and neither asks for neighbours.
+    pub fn add_veth_here(&mut self, ends: [(&str, &str); 2]) -> Result<(), NetlinkError> {
+        self.add_pair(ends[0].0, ends[1].0, None)?;
+        for (name, alias) in ends {
+            self.set_alias(name, alias)?;
+            if let Some(link) = self.link(name)? {
+                self.set_noarp(link.ifindex)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_pair(&mut self, host: &str, peer: &str, netns: Option<&Netns>) -> Result<(), NetlinkError> {
         let mut other = LinkMessage::default();
         other.attributes.push(LinkAttribute::IfName(peer.to_owned()));
-        other.attributes.push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
+        other.attributes.extend(netns.map(|netns| LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd())));
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(host.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
@@ -65,14 +84,27 @@ impl Netlink {
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
         ]));
         self.request(
-            &format!("creating the veth pair {host} and {netns}:{peer}"),
+            &match netns {
+                Some(netns) => format!("creating the veth pair {host} and {netns}:{peer}"),
+                None => format!("creating the veth pair {host} and {peer}"),
+            },
             RouteNetlinkMessage::NewLink(message),
             Mode::Create,
-        )?;
-        // The alias is no part of a creation on every kernel.
-        let Some(link) = self.link(host)? else { return Ok(()) };
-        self.change(link.ifindex, &format!("naming {host} ours"), |message| {
+        )
+    }
+
+    /// The alias is no part of a creation on every kernel.
+    fn set_alias(&mut self, name: &str, alias: &str) -> Result<(), NetlinkError> {
+        let Some(link) = self.link(name)? else { return Ok(()) };
+        self.change(link.ifindex, &format!("naming {name} ours"), |message| {
             message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+        })
+    }
+
+    pub fn set_noarp(&mut self, ifindex: u32) -> Result<(), NetlinkError> {
+        self.change(ifindex, &format!("turning off ARP on device {ifindex}"), |message| {
+            message.header.flags |= LinkFlags::Noarp;
+            message.header.change_mask |= LinkFlags::Noarp;
         })
     }
 
@@ -107,6 +139,7 @@ fn read(message: &LinkMessage) -> Link {
     let mut link = Link {
         ifindex: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        arp: !message.header.flags.contains(LinkFlags::Noarp),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };

@@ -14,6 +14,6 @@ pub use clsact::{Filter, Half};
 pub use error::NetlinkError;
 pub use link::Link;
 pub use netns::{Netns, exists as netns_exists};
-pub use place::Scope;
+pub use place::{Place, Route, Scope};
 pub use socket::Netlink;
 pub use sockets::{Connected, SocketState, connected, destroy, sockets};

@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
@@ -18,6 +19,17 @@ pub struct Place {
     pub address: IpAddr,
     pub prefix: u8,
     pub scope: Scope,
+}
+
+/// A route of the main table that goes straight out of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    pub ifindex: u32,
+    pub to: IpNet,
+    /// Where the host's own packets come from.
+    pub source: Option<IpAddr>,
+    /// 0: none was given.
+    pub metric: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,15 +93,15 @@ impl Netlink {
         }
     }
 
-    /// The host routes (/32, /128) of the main table without a gateway, each with the device that it goes out of.
-    pub fn host_routes(&mut self) -> Result<Vec<(u32, IpAddr)>, NetlinkError> {
+    /// The routes of the main table without a gateway.
+    pub fn device_routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
             for message in self.dump("listing routes", RouteNetlinkMessage::GetRoute(request))? {
                 if let RouteNetlinkMessage::NewRoute(message) = message {
-                    found.extend(host_route(&message));
+                    found.extend(device_route(&message));
                 }
             }
         }
@@ -98,22 +110,19 @@ impl Netlink {
         Ok(found)
     }
 
-    /// A route to one address out of a device.
-    pub fn add_host_route(&mut self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
-        let mut message = route(ifindex, address);
-        message.header.destination_prefix_length = width(address);
+    /// In the place of one to the same prefix with the same metric.
+    pub fn add_device_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        let mut message = to_prefix(route);
         message.header.scope = RouteScope::Link;
-        message.attributes.push(RouteAttribute::Destination(address.into()));
-        let doing = format!("routing {address} to device {ifindex}");
+        message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+        let doing = format!("routing {} to device {}", route.to, route.ifindex);
         self.request(&doing, RouteNetlinkMessage::NewRoute(message), Mode::Replace)
     }
 
-    pub fn delete_host_route(&mut self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
-        let mut message = route(ifindex, address);
-        message.header.destination_prefix_length = width(address);
+    pub fn delete_device_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        let mut message = to_prefix(route);
         message.header.scope = RouteScope::NoWhere;
-        message.attributes.push(RouteAttribute::Destination(address.into()));
-        let doing = format!("deleting the route of {address} to device {ifindex}");
+        let doing = format!("deleting the route of {} to device {}", route.to, route.ifindex);
         match self.request(&doing, RouteNetlinkMessage::DelRoute(message), Mode::Plain) {
             Err(error) if error.errno() == Some(libc::ESRCH) => Ok(()),
             done => done,
@@ -224,18 +233,37 @@ fn route(ifindex: u32, address: IpAddr) -> RouteMessage {
     message
 }
 
-fn host_route(message: &RouteMessage) -> Option<(u32, IpAddr)> {
-    let main = message.header.table == RouteHeader::RT_TABLE_MAIN && message.header.kind == RouteType::Unicast;
-    let ifindex = message
-        .attributes
-        .iter()
-        .find_map(|attribute| if let RouteAttribute::Oif(ifindex) = attribute { Some(*ifindex) } else { None })?;
-    let direct = !message.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::Gateway(_)));
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
-        RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+fn to_prefix(Route { ifindex, to, metric, .. }: &Route) -> RouteMessage {
+    let mut message = route(*ifindex, to.addr());
+    message.header.destination_prefix_length = to.prefix_len();
+    message.attributes.push(RouteAttribute::Destination(to.addr().into()));
+    if *metric != 0 {
+        message.attributes.push(RouteAttribute::Priority(*metric));
+    }
+    message
+}
+
+fn device_route(message: &RouteMessage) -> Option<Route> {
+    if message.header.table != RouteHeader::RT_TABLE_MAIN || message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let address = |address: &RouteAddress| match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
         _ => None,
-    })?;
-    let host = message.header.destination_prefix_length == width(address);
-    (main && direct && host && !address.is_multicast()).then_some((ifindex, address))
+    };
+    let (mut ifindex, mut to, mut source, mut metric) = (None, None, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Gateway(_) => return None,
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            RouteAttribute::Destination(destination) => to = address(destination),
+            RouteAttribute::PrefSource(from) => source = address(from),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            _ => {}
+        }
+    }
+    let to = to.filter(|address| !address.is_multicast())?;
+    let to = IpNet::new(to, message.header.destination_prefix_length).ok()?;
+    Some(Route { ifindex: ifindex?, to, source, metric })
 }

@@ -1,6 +1,7 @@
 //! One file per hook.
 mod endpoint;
 mod from_endpoint;
+mod from_host;
 mod from_network;
 mod network;
 mod sock_addr;

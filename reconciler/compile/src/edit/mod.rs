@@ -28,6 +28,7 @@ use crate::{
     limits, nodes,
     objects::{Difference, Objects, reference},
     provenance::{Origins, Owned},
+    router::Router,
     service, sockets,
     state::{ClaimKey, Contests, State, strength},
     table_settings, wiring,
@@ -325,8 +326,18 @@ impl Edit<'_, '_> {
             let key: Arc<str> = endpoint_key(item.metadata, item.spec).into();
             self.state.peers.identities.get(&key).map(|state| state.number)
         };
-        let local =
-            LocalEndpoints::new(objects, node, facts, identity_of, self.numbering, sequence, &mut pending).ok()?;
+        let router = Router::new(objects, node);
+        let local = LocalEndpoints::new(
+            objects,
+            node,
+            facts,
+            router.as_ref(),
+            identity_of,
+            self.numbering,
+            sequence,
+            &mut pending,
+        )
+        .ok()?;
         let host_addresses = nodes::host_addresses(objects, node, facts);
         let network = devices::network_devices(&settings, facts, &local.interfaces(), objects, &mut pending).ok()?;
         let placement = cidr_filter::place(objects, facts, &network, settings.acceleration, &mut pending).ok()?;
@@ -335,6 +346,7 @@ impl Edit<'_, '_> {
         let edge = self.edge_service().map(Owned::named);
         let wired = wiring::wire(
             &local,
+            router.as_ref(),
             &placement,
             &self.state.prefilter.used_columns,
             &network,
@@ -354,11 +366,8 @@ impl Edit<'_, '_> {
             wired.interface_owners.iter().filter_map(|(name, owner)| Some((name.clone(), owned(*owner)?))).collect();
         self.origins.hooks =
             wired.owners.iter().filter_map(|(key, owner)| Some((key.clone(), owned(*owner)?))).collect();
-        self.origins.devices = local
-            .endpoints
-            .iter()
-            .filter_map(|one| Some((one.device.as_ref().and(one.interface.clone())?, objects.owner(one.object))))
-            .collect();
+        self.origins.devices =
+            wired.device_owners.iter().map(|(name, object)| (name.clone(), objects.owner(*object))).collect();
         self.origins.local = local.by_number().map(|(number, owner)| (number, objects.owner(owner))).collect();
         let endpoints = by_address.iter().map(|(address, (info, _))| (*address, *info)).collect();
         replace(&mut self.tables.endpoints, endpoints);
