@@ -46,6 +46,7 @@ pub(crate) struct LocalEndpoints {
     /// In the order of the objects.
     pub endpoints: Vec<LocalEndpoint>,
     pub host: HostEndpoint,
+    pub router: Option<Router>,
 }
 
 impl LocalEndpoints {
@@ -53,12 +54,12 @@ impl LocalEndpoints {
         objects: &Objects<'_>,
         node: &str,
         facts: &NodeFacts,
-        router: Option<&Router>,
         identity_of: impl Fn(&Item<'_, EndpointSpec>) -> Option<u32>,
         numbering: &mut Numbering,
         sequence: u64,
         pending: &mut Vec<Pending>,
     ) -> Result<Self, OutOfNumbers> {
+        let router = Router::new(objects, node);
         let mut endpoints = Vec::new();
         let mut names = BTreeSet::new();
         for item in objects.endpoints.iter().filter(|item| item.spec.node == node && item.spec.attach.host.is_none()) {
@@ -67,7 +68,7 @@ impl LocalEndpoints {
             let mut addresses = item.spec.addresses.clone();
             addresses.sort_unstable();
             let (interface, mut pair) = attachment(item, &key, &addresses, objects, facts, &mut names, pending);
-            if let (Some(pair), Some(router)) = (&mut pair, router) {
+            if let (Some(pair), Some(router)) = (&mut pair, &router) {
                 pair.router = router.toward(&addresses);
             }
             let fact = interface.as_ref().and_then(|name| facts.interfaces.iter().find(|one| one.name == *name));
@@ -100,7 +101,7 @@ impl LocalEndpoints {
                 incarnation: numbering.assign(Space::Incarnation, "host", sequence)?,
             },
         };
-        Ok(Self { endpoints, host })
+        Ok(Self { endpoints, host, router })
     }
 
     pub fn interfaces(&self) -> BTreeSet<&InterfaceName> {

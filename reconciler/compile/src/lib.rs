@@ -76,7 +76,6 @@ use crate::{
     peers::Universe,
     policy::Policy,
     provenance::Owned,
-    router::Router,
     rules::Rules,
     service::Site,
     state::State,
@@ -178,10 +177,8 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
         let at = objects.endpoints.binary_search_by_key(&item.id, |one| one.id).ok()?;
         Some(endpoints.endpoints[endpoints.of_endpoint[at]? as usize].number)
     };
-    let router = Router::new(objects, node);
     let local =
-        LocalEndpoints::new(objects, node, facts, router.as_ref(), identity_of, numbering, sequence, &mut pending)
-            .map_err(one)?;
+        LocalEndpoints::new(objects, node, facts, identity_of, numbering, sequence, &mut pending).map_err(one)?;
     let host_addresses = nodes::host_addresses(objects, node, facts);
     let network = devices::network_devices(&settings, facts, &local.interfaces(), objects, &mut pending)
         .map_err(|error| vec![*error])?;
@@ -213,7 +210,6 @@ pub fn compile(input: &Input<'_>, numbering: &mut Numbering) -> Result<Compiled,
     let at_the_edge = HookOwner::at_the_edge(host_policy.is_some(), edge.is_some(), settings.masquerade.by);
     let mut wired = wiring::wire(
         &local,
-        router.as_ref(),
         &placement,
         &prefilter.used_columns,
         &network,

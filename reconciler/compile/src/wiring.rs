@@ -45,7 +45,6 @@ impl HookOwner {
 
 pub(crate) fn wire(
     endpoints: &LocalEndpoints,
-    router: Option<&Router>,
     placement: &Placement,
     used_columns: &[bool],
     network: &[&InterfaceFacts],
@@ -63,7 +62,7 @@ pub(crate) fn wire(
         hooks.push((HookKey::on(interface.clone(), hook), state, owner));
     };
 
-    if let Some(Router { object, pair }) = router {
+    if let Some(Router { object, pair }) = &endpoints.router {
         let name = InterfaceName::from(ROUTER);
         devices.push((name.clone(), Device::Router(pair.clone())));
         device_owners.insert(name.clone(), *object);

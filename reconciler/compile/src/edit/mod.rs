@@ -28,7 +28,6 @@ use crate::{
     limits, nodes,
     objects::{Difference, Objects, reference},
     provenance::{Origins, Owned},
-    router::Router,
     service, sockets,
     state::{ClaimKey, Contests, State, strength},
     table_settings, wiring,
@@ -326,18 +325,8 @@ impl Edit<'_, '_> {
             let key: Arc<str> = endpoint_key(item.metadata, item.spec).into();
             self.state.peers.identities.get(&key).map(|state| state.number)
         };
-        let router = Router::new(objects, node);
-        let local = LocalEndpoints::new(
-            objects,
-            node,
-            facts,
-            router.as_ref(),
-            identity_of,
-            self.numbering,
-            sequence,
-            &mut pending,
-        )
-        .ok()?;
+        let local =
+            LocalEndpoints::new(objects, node, facts, identity_of, self.numbering, sequence, &mut pending).ok()?;
         let host_addresses = nodes::host_addresses(objects, node, facts);
         let network = devices::network_devices(&settings, facts, &local.interfaces(), objects, &mut pending).ok()?;
         let placement = cidr_filter::place(objects, facts, &network, settings.acceleration, &mut pending).ok()?;
@@ -346,7 +335,6 @@ impl Edit<'_, '_> {
         let edge = self.edge_service().map(Owned::named);
         let wired = wiring::wire(
             &local,
-            router.as_ref(),
             &placement,
             &self.state.prefilter.used_columns,
             &network,
