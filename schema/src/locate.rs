@@ -23,29 +23,78 @@ pub fn locate(file: &File, document: usize, path: &str) -> Option<Position> {
 }
 
 /// The bytes of the value at `path`; of a mapping or list, its first character at least.
-pub(crate) fn span(file: &File, document: usize, path: &str) -> Option<Range<usize>> {
+fn span(file: &File, document: usize, path: &str) -> Option<Range<usize>> {
     let (text, steps) = find(file, document, parse_path(path)?)?;
-    let (start, end) = marked::seek(text.text, &steps)?;
+    seek(text, &steps)
+}
+
+fn seek(text: DocumentText<'_>, steps: &[Step]) -> Option<Range<usize>> {
+    let (start, end) = marked::seek(text.text, steps)?;
     Some(text.offset + byte_of(text.text, start)..text.offset + byte_of(text.text, end))
+}
+
+/// A text that holds objects.
+#[derive(Clone, Copy, Debug)]
+struct Holder<'a> {
+    /// The first of them, as [`crate::Origin::document`] counts.
+    first: usize,
+    /// How many follow each other as a `List`'s items; `None` when it is no `List`.
+    items: Option<usize>,
+    text: DocumentText<'a>,
+}
+
+impl<'a> Holder<'a> {
+    fn of(file: &'a File) -> impl Iterator<Item = Self> {
+        let texts = document::decode(&file.bytes).map(|(text, skipped)| document::split(text, skipped));
+        texts.unwrap_or_default().into_iter().scan(0, |next, text| {
+            let (first, items) = (*next, items_of_list(text.text));
+            *next += items.unwrap_or(1);
+            Some(Self { first, items, text })
+        })
+    }
+
+    fn holds(&self, document: usize) -> bool {
+        document - self.first < self.items.unwrap_or(1)
+    }
+
+    /// The path in the text, of a path in the object.
+    fn path(&self, document: usize, mut steps: Vec<Step>) -> Vec<Step> {
+        if self.items.is_some() {
+            steps.splice(0..0, [Step::Field("items".to_owned()), Step::Index(document - self.first)]);
+        }
+        steps
+    }
 }
 
 /// The text that holds an object, and the path in it: an object may be an item of a `List`.
 fn find(file: &File, document: usize, steps: Vec<Step>) -> Option<(DocumentText<'_>, Vec<Step>)> {
-    let (text, skipped) = document::decode(&file.bytes).ok()?;
-    let mut left = document;
-    for text in document::split(text, skipped) {
-        let items = items_of_list(text.text).unwrap_or(1);
-        if left >= items {
-            left -= items;
-            continue;
-        }
-        let mut steps = steps;
-        if items_of_list(text.text).is_some() {
-            steps.splice(0..0, [Step::Field("items".to_owned()), Step::Index(left)]);
-        }
-        return Some((text, steps));
+    let holder = Holder::of(file).find(|holder| holder.holds(document))?;
+    Some((holder.text, holder.path(document, steps)))
+}
+
+/// A file in which many values are looked up: it is split once, and its lines are counted once.
+#[derive(Debug)]
+pub(crate) struct Values<'a> {
+    pub place: Place<'a>,
+    holders: Vec<Holder<'a>>,
+}
+
+impl<'a> Values<'a> {
+    pub fn new(file: &'a File) -> Self {
+        Self { place: Place::new(&file.path, &file.bytes), holders: Holder::of(file).collect() }
     }
-    None
+
+    /// As [`span`].
+    pub fn span(&self, document: usize, path: &str) -> Option<Range<usize>> {
+        let at = self.holders.partition_point(|holder| holder.first <= document).checked_sub(1)?;
+        let holder = self.holders.get(at).filter(|holder| holder.holds(document))?;
+        seek(holder.text, &holder.path(document, parse_path(path)?))
+    }
+
+    /// As [`locate`].
+    pub fn locate(&self, document: usize, path: &str) -> Option<Position> {
+        Some(self.place.position(self.span(document, path)?.start))
+    }
 }
 
 /// How many objects a document holds, when it is a `List`.

@@ -7,7 +7,8 @@ use std::{
 
 use crate::{
     Attach, Diagnostic, EndpointSpec, File, FlowTestSpec, Frontend, LabelSelector, LabelSource, NodeConfigSpec,
-    NodeSpec, Object, Operator, Spec, code, locate,
+    NodeSpec, Object, Operator, Spec, code,
+    locate::Values,
     place::Place,
     service::{FrontendPlace, place_name},
     split_prefix,
@@ -18,17 +19,24 @@ use crate::{
 pub(crate) struct SetErrors<'a> {
     files: &'a [File],
     by_path: HashMap<&'a str, &'a File>,
+    /// Those in which something was looked up.
+    values: HashMap<&'a str, Values<'a>>,
     pub found: Vec<Diagnostic>,
     pub warnings: Vec<Diagnostic>,
 }
 
 impl<'a> SetErrors<'a> {
     pub fn new(files: &'a [File]) -> Self {
-        Self { files, by_path: HashMap::new(), found: Vec::new(), warnings: Vec::new() }
+        Self { files, by_path: HashMap::new(), values: HashMap::new(), found: Vec::new(), warnings: Vec::new() }
     }
 
     pub fn files(&self) -> &'a [File] {
         self.files
+    }
+
+    fn values(&mut self, path: &str) -> Option<&Values<'a>> {
+        let file = self.file(path)?;
+        Some(self.values.entry(&file.path).or_insert_with(|| Values::new(file)))
     }
 
     fn file(&mut self, path: &str) -> Option<&'a File> {
@@ -47,11 +55,10 @@ impl<'a> SetErrors<'a> {
     }
 
     fn diagnostic(&mut self, code: &'static str, object: &Object, path: &str, message: String) -> Diagnostic {
-        let file = self.file(&object.origin.path);
-        match file {
-            Some(file) => {
-                let range = locate::span(file, object.origin.document, path).unwrap_or(0..1);
-                Place::new(&file.path, &file.bytes).diagnostic(code, range, message)
+        match self.values(&object.origin.path) {
+            Some(values) => {
+                let range = values.span(object.origin.document, path).unwrap_or(0..1);
+                values.place.diagnostic(code, range, message)
             }
             // The caller gave files that are not those that were parsed: the error is still one.
             None => Place::new(&object.origin.path, b"").diagnostic(code, 0..1, message),
@@ -59,8 +66,8 @@ impl<'a> SetErrors<'a> {
     }
 
     fn related(&mut self, object: &Object, path: &str, what: String) -> (Arc<str>, usize, usize, String) {
-        let file = self.file(&object.origin.path);
-        let position = file.and_then(|file| locate::locate(file, object.origin.document, path));
+        let values = self.values(&object.origin.path);
+        let position = values.and_then(|values| values.locate(object.origin.document, path));
         let (line, column) = position.map_or((object.origin.line, 1), |position| (position.line, position.column));
         (Arc::clone(&object.origin.path), line, column, what)
     }

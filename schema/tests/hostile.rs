@@ -177,3 +177,20 @@ fn a_billion_laughs_is_an_error() {
         assert!(errors.is_err());
     }
 }
+
+/// Each error's place is found without reading the file again from its beginning.
+#[test]
+fn a_file_that_is_an_error_from_end_to_end_is_told_whole() {
+    const DOCUMENTS: usize = 50_000;
+    let one = |address: usize| {
+        format!(
+            "apiVersion: weir/v1alpha1\nkind: Node\nmetadata: {{name: n{address}}}\nspec: {{addresses: [192.0.2.1]}}\n---\n"
+        )
+    };
+    let text: String = (0..DOCUMENTS).map(one).collect();
+    let errors = parse(&[file("many.yaml", text.as_bytes())], &Options::default()).unwrap_err();
+    assert_eq!(errors.0.len(), DOCUMENTS - 1);
+    let last = errors.0.last().unwrap();
+    assert_eq!((last.code, last.line, last.column), (code::DUPLICATE_ADDRESS, DOCUMENTS * 5 - 1, 20));
+    assert_eq!(last.related[0].1, 4);
+}
