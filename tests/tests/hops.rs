@@ -4,52 +4,14 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
-    os::fd::AsRawFd as _,
     time::Duration,
 };
 
-use weir_tests::node::{CLIENT, ENDPOINTS, Node, WEB, eventually};
-
-const VIP: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
-const EXTERNAL: [&str; 2] = ["203.0.113.80", "2001:db8:80::80"];
-
-fn service() -> String {
-    let mut text = "apiVersion: weir/v1alpha1\nkind: Service\nmetadata: {name: app}\nspec:\n  frontends:\n".to_owned();
-    for (cluster, external) in VIP.iter().zip(EXTERNAL) {
-        text += &format!("  - {{address: '{cluster}', port: 80, protocol: UDP, targetPort: 8080}}\n");
-        text += &format!("  - {{address: '{external}', port: 80, protocol: UDP, type: external, targetPort: 8080}}\n");
-    }
-    text + &format!("  backends: [{{address: {}}}, {{address: '{}'}}]\n", WEB[0], WEB[1])
-}
-
-fn set(socket: &UdpSocket, level: i32, option: i32, value: i32) {
-    // SAFETY: the kernel reads one integer.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
-}
-
-/// A socket in `netns` that speaks to `to` and is told of errors.
-fn client(node: &Node, netns: &str, to: SocketAddr) -> UdpSocket {
-    let dial = move || {
-        let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
-        socket.connect(to).unwrap();
-        match to {
-            SocketAddr::V4(_) => set(&socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1),
-            SocketAddr::V6(_) => set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1),
-        }
-        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        socket
-    };
-    node.inside(netns, dial).join().unwrap()
-}
+use weir_tests::node::{
+    CLIENT, Node, WEB,
+    datagram::{EXTERNAL, VIP, client, set, write_service},
+    eventually,
+};
 
 fn set_hops(socket: &UdpSocket, hops: i32) {
     match socket.peer_addr().unwrap() {
@@ -98,11 +60,7 @@ fn one_hop_is_too_few(node: &Node, from: &str, to: &str, address: &str, port: u1
 fn with_last_hops(test: fn(&Node, usize)) {
     for family in [0, 1] {
         Node::run(move |node| {
-            node.write(
-                "endpoints.yaml",
-                &ENDPOINTS.replace("spec:\n  limits:", "spec:\n  masquerade: {enabled: true}\n  limits:"),
-            );
-            node.write("service.yaml", &service());
+            write_service(node);
             node.apply();
             test(node, family);
         });

@@ -5,6 +5,7 @@
 
 mod agent;
 pub mod connection;
+pub mod datagram;
 pub mod dialogue;
 pub mod kernel;
 pub mod metrics;
