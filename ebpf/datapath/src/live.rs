@@ -50,10 +50,19 @@ pub const LINES: usize = 1 << 10;
 const CLASSES: usize = 64;
 const BACKENDS: usize = 64;
 
-/// Sizes come in classes, so that a table grows rarely: four to every doubling, so that little is wasted.
+/// Sizes come in classes. A new table's are narrow, 16 to every doubling: it wastes little.
 pub fn class(entries: usize, least: usize) -> u32 {
-    let entries = entries.max(least).min(1 << 30);
-    let step = (entries.next_power_of_two() / 8).max(1);
+    rounded(entries.max(least), 32)
+}
+
+/// A table that grew once may grow again: four to every doubling, so that it does so rarely.
+pub fn grown_class(entries: usize) -> u32 {
+    rounded(entries, 8)
+}
+
+fn rounded(entries: usize, steps: usize) -> u32 {
+    let entries = entries.clamp(1, 1 << 30);
+    let step = (entries.next_power_of_two() / steps).max(1);
     entries.next_multiple_of(step) as u32
 }
 

@@ -14,7 +14,7 @@ use crate::{
     error::{Result, attach, failed, netlink},
     hash,
     kernel::{Kernel, not_prepared},
-    live::{Live, Need, class, possible_cpus, rule_counters, single, table_names},
+    live::{Live, Need, grown_class, possible_cpus, rule_counters, single, table_names},
     mapped::Mapped,
     maps::Map,
     prefix_tree::lines_estimate,
@@ -24,7 +24,8 @@ use crate::{
     sys::{self, Batch, Plain},
 };
 
-/// A hash has as many buckets as it has room for entries: twice the room, and chains are short. Room costs 16 bytes.
+/// A hash has as many buckets as it has room for entries: twice the room, and chains are short. Room costs 16 bytes, and
+/// is given where a packet asks for many keys.
 const fn half_empty(entries: usize) -> usize {
     entries * 2
 }
@@ -32,18 +33,18 @@ const fn half_empty(entries: usize) -> usize {
 impl Need {
     fn of(tables: &Tables, capacity: &Capacity) -> Self {
         Self {
-            interfaces: half_empty(tables.interfaces.len()),
-            endpoints: half_empty(tables.endpoints.len()),
-            subjects: half_empty(tables.subjects.len()),
+            interfaces: tables.interfaces.len(),
+            endpoints: tables.endpoints.len(),
+            subjects: tables.subjects.len(),
             policy: half_empty(tables.policy.len()),
             ipcache: lines_estimate(tables.ipcache4.len(), tables.ipcache6.len()),
             prefilter: lines_estimate(tables.prefilter4.len(), tables.prefilter6.len()),
             classes: tables.classes.last().map_or(0, |(class, _)| *class as usize + 1),
-            frontends: half_empty(tables.frontends.len()),
+            frontends: tables.frontends.len(),
             services: tables.services.last().map_or(0, |(service, _)| *service as usize + 1),
             slot_lines: slot_lines(&tables.services),
             backends: tables.backends.last().map_or(0, |(backend, _)| *backend as usize + 1),
-            source_ranges: half_empty(tables.source_ranges.len()),
+            source_ranges: tables.source_ranges.len(),
             capacity: *capacity,
         }
     }
@@ -326,7 +327,7 @@ pub(crate) fn uses(program: u32, map: u32) -> bool {
 fn grow<T: MappedTable>(place: &mut Option<T>, entries: usize) -> std::io::Result<bool> {
     match place {
         Some(table) if (table.sided().entries(weir_abi::Side::A) as usize) < entries => {
-            *table = table.grown(class(entries, 1))?;
+            *table = table.grown(grown_class(entries))?;
             Ok(true)
         }
         _ => Ok(false),
@@ -340,7 +341,7 @@ fn regrow<K: Plain + Ord, V: Plain + PartialEq>(
 ) -> std::io::Result<()> {
     let Some(sided) = place else { return Ok(()) };
     let content = hash::read::<K, V>(sided.side(side))?;
-    sided.replace(side, class(entries, 1))?;
+    sided.replace(side, grown_class(entries))?;
     insert_all(sided.side(side), &content)
 }
 

@@ -9,7 +9,7 @@ use weir_abi::{ServiceInfo, Side, service_flags, tree::Line};
 use weir_plan::{Change, Service, Table};
 
 use crate::{
-    live::{class, table},
+    live::{class, grown_class, table},
     sided::{ArrayTable, MappedTable, Sided},
 };
 
@@ -65,11 +65,11 @@ impl ServiceTable {
     pub fn grow(&mut self, services: usize, lines: usize) -> io::Result<bool> {
         let mut grown = false;
         if (self.services.sided().entries(Side::A) as usize) < services {
-            self.services = self.services.grown(class(services, 1))?;
+            self.services = self.services.grown(grown_class(services))?;
             grown = true;
         }
         if (self.slots.sided().entries(Side::A) as usize) < lines {
-            self.slots = self.slots.grown(class(lines, 1))?;
+            self.slots = self.slots.grown(grown_class(lines))?;
             self.free = [None, None];
             grown = true;
         }

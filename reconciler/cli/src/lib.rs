@@ -35,9 +35,6 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(Exit::USAGE.0) } else { ExitCode::SUCCESS };
         }
     };
-    if matches!(cli.verb, Verb::Run { .. }) {
-        memory::share();
-    }
     logging::start(&cli.global, &cli.verb);
     let context = Context::new(cli.global);
     let is_diff = matches!(cli.verb, Verb::Diff { .. });
