@@ -4,12 +4,12 @@
 use std::{net::IpAddr, sync::Arc};
 
 use serde_json::Value;
-use weir_abi::{Reason, frontend_flags};
+use weir_abi::Reason;
 use weir_compile::{
     BackendFate, BackendTrace, ChangedFlow, Compiled, Decision, Fate, Outcome, Trace, TraceFlow, Who, flow_changes,
 };
 use weir_oracle::{Delivery, End, Flow, Verdict, World};
-use weir_plan::{Numbering, Provenance, Table, Tables};
+use weir_plan::{Numbering, Provenance, Tables};
 use weir_tests::property::{
     check::Disagreement,
     compiled::{compiled, facts},
@@ -20,6 +20,7 @@ use weir_tests::property::{
     seeds::{search, seeds},
     services::{
         check::{Counts, compare},
+        faults::FAULTS,
         flows::flows,
     },
     topology::NODE,
@@ -176,52 +177,6 @@ fn every_flow_to_a_frontend_that_changes_is_told() {
     println!("{changed} flows changed");
     assert!(changed > sets / 4, "{changed} flows of {sets} sets");
 }
-
-fn frontends(tables: &mut Tables, change: fn(u32) -> u32) {
-    let changed = tables.frontends.iter().map(|(key, info)| {
-        let mut info = *info;
-        info.flags = change(info.flags);
-        (*key, info)
-    });
-    tables.frontends = Table::from_unsorted(changed.collect());
-}
-
-type Fault = (&'static str, fn(&mut Tables));
-
-const FAULTS: &[Fault] = &[
-    ("the other ports of an address are left to themselves", |tables| {
-        let others = tables.frontends.iter().filter(|(key, _)| !key.is_address());
-        tables.frontends = Table::from_unsorted(others.map(|(key, info)| (*key, *info)).collect());
-    }),
-    ("cluster addresses are open to everybody", |tables| frontends(tables, |flags| flags | frontend_flags::EXTERNAL)),
-    ("externalTrafficPolicy is forgotten", |tables| frontends(tables, |flags| flags & !frontend_flags::EXTERNAL_LOCAL)),
-    ("internalTrafficPolicy is forgotten", |tables| frontends(tables, |flags| flags & !frontend_flags::INTERNAL_LOCAL)),
-    ("source ranges are forgotten", |tables| frontends(tables, |flags| flags & !frontend_flags::SOURCE_RANGES)),
-    ("IPv6 source ranges are lost", |tables| {
-        let services = tables.services.iter().map(|(number, service)| {
-            let mut service = service.clone();
-            service.ranges_v6 = [0; 3];
-            (*number, service)
-        });
-        tables.services = Table::from_unsorted(services.collect());
-    }),
-    ("local backends are all backends", |tables| {
-        let services = tables.services.iter().map(|(number, service)| {
-            let mut service = service.clone();
-            service.local_slots = Arc::clone(&service.slots);
-            (*number, service)
-        });
-        tables.services = Table::from_unsorted(services.collect());
-    }),
-    ("backends' ports are in the wrong byte order", |tables| {
-        let backends = tables.backends.iter().map(|(number, info)| {
-            let mut info = *info;
-            info.port_be = info.port_be.swap_bytes();
-            (*number, info)
-        });
-        tables.backends = Table::from_unsorted(backends.collect());
-    }),
-];
 
 #[test]
 fn every_planted_fault_is_seen() {
