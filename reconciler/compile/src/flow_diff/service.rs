@@ -6,7 +6,7 @@ use std::{
 
 use ipnet::IpNet;
 use weir_abi::{
-    DIRECTION_EGRESS, DIRECTION_INGRESS, FrontendInfo, FrontendKey, PEER_ANY, Reason, frontend_flags, settings_flags,
+    DIRECTION_EGRESS, DIRECTION_INGRESS, FrontendInfo, FrontendKey, Reason, frontend_flags, settings_flags,
 };
 use weir_plan::{Owner, ip_of};
 
@@ -41,8 +41,8 @@ struct Diff<'a> {
     touched: Touched,
     /// The clients of this node, IPv4's first.
     inside: [Vec<Clients>; 2],
-    /// One of each identity and family; IPv4: true.
-    prefixes: Option<HashMap<(u32, bool), IpNet>>,
+    /// Addresses outside, with who they are.
+    known: Option<Vec<(IpAddr, [u32; 2])>>,
     targets: HashMap<(usize, u32, bool), Vec<Target>>,
 }
 
@@ -58,7 +58,7 @@ pub(super) fn changes(before: &Compiled, after: &Compiled) -> Vec<FlowChange> {
         return Vec::new();
     }
     let inside = [true, false].map(|v4| inside(sets, v4));
-    Diff { sets, touched, inside, prefixes: None, targets: HashMap::new() }.changes()
+    Diff { sets, touched, inside, known: None, targets: HashMap::new() }.changes()
 }
 
 impl Touched {
@@ -183,19 +183,26 @@ impl Diff<'_> {
         let subjects: BTreeSet<u32> =
             backends.iter().filter(|target| target.is_judged).map(|target| target.identity).collect();
         let entries = self.sets.iter().flat_map(|set| set.tables.policy.iter());
-        let named = entries.filter(|(key, _)| key.direction() == DIRECTION_INGRESS && subjects.contains(&key.subject));
-        let peers: BTreeSet<u32> = named.map(|(key, _)| key.peer).filter(|peer| *peer != PEER_ANY).collect();
+        let of_backends =
+            entries.filter(|(key, _)| key.direction() == DIRECTION_INGRESS && subjects.contains(&key.subject));
+        let named: BTreeSet<u32> = of_backends.map(|(key, _)| key.peer).collect();
         let sets = self.sets;
-        let prefixes = self.prefixes.get_or_insert_with(|| prefixes(sets));
-        for net in peers.iter().filter_map(|peer| prefixes.get(&(*peer, v4))) {
-            let is_taken = |net| sets.iter().any(|set| is_in_ipcache(&set.tables, net));
-            found.extend(own_address(*net, &is_taken).map(Some));
+        let known = self.known.get_or_insert_with(|| known(sets));
+        let mut kinds = BTreeSet::new();
+        for (address, identities) in known.iter().filter(|(address, _)| address.is_ipv4() == v4) {
+            let may_come = [0, 1].map(|side| {
+                let info = common[side].as_ref();
+                info.is_some_and(|info| {
+                    delivery::only_local(&sets[side].tables, info, Sender::Outside, Some(*address)).is_ok()
+                })
+            });
+            // Whom no rule names, all rules treat alike.
+            let is_named = identities.map(|identity| Some(identity).filter(|identity| named.contains(identity)));
+            if kinds.insert((is_named, may_come)) {
+                found.push(Some(*address));
+            }
         }
-        let is_outside = |address: &Option<IpAddr>| {
-            let is_local = |address: &IpAddr| sets.iter().any(|set| set.tables.endpoints.get(address).is_some());
-            !address.as_ref().is_some_and(is_local)
-        };
-        found.retain(is_outside);
+        found.retain(|address| address.is_none_or(|address| is_outside(sets, address)));
         found
     }
 
@@ -281,16 +288,17 @@ impl Diff<'_> {
     }
 }
 
-/// The first of each identity and family.
-fn prefixes(sets: [&Compiled; 2]) -> HashMap<(u32, bool), IpNet> {
-    let mut found = HashMap::new();
-    for set in sets {
-        for (prefix, identity) in &set.tables.ipcache4 {
-            found.entry((*identity, true)).or_insert_with(|| prefix.to_ip_net());
-        }
-        for (prefix, identity) in &set.tables.ipcache6 {
-            found.entry((*identity, false)).or_insert_with(|| prefix.to_ip_net());
-        }
-    }
-    found
+/// Of each prefix that has an identity one address, with who that is before and after.
+fn known(sets: [&Compiled; 2]) -> Vec<(IpAddr, [u32; 2])> {
+    let v4 = sets.iter().flat_map(|set| set.tables.ipcache4.iter()).map(|(prefix, _)| prefix.to_ip_net());
+    let v6 = sets.iter().flat_map(|set| set.tables.ipcache6.iter()).map(|(prefix, _)| prefix.to_ip_net());
+    let nets: BTreeSet<IpNet> = v4.chain(v6).collect();
+    let is_taken = |net| sets.iter().any(|set| is_in_ipcache(&set.tables, net));
+    let addresses = nets.into_iter().filter_map(|net| own_address(net, &is_taken));
+    let outside = addresses.filter(|address| is_outside(sets, *address));
+    outside.map(|address| (address, sets.map(|set| peer(&set.tables, address)))).collect()
+}
+
+fn is_outside(sets: [&Compiled; 2], address: IpAddr) -> bool {
+    sets.iter().all(|set| set.tables.endpoints.get(&address).is_none())
 }
