@@ -1,15 +1,16 @@
 //! The property, in the kernel: the real programs on the real tables answer as the reference evaluator does, for every
-//! first packet at every hook, for replies, and for flows that live through a change of policy.
+//! first packet at every hook, for replies, for flows that live through a change of policy, and for flows to services.
 use weir_abi::Generation;
 use weir_tests::property::{
     census::Census,
     check::Counts,
-    faults::FAULTS,
+    faults::{FAULTS, Plant},
     flows::flows,
-    generate::{Generated, generate_on},
+    generate::{Generated, generate_on, generate_with_services},
     kernel::{Aim, Lab},
     random::Random,
     seeds::{search, seeds},
+    services,
 };
 
 const FLOWS: usize = 20;
@@ -69,6 +70,53 @@ fn the_programs_show_every_planted_fault() {
         }
         println!("{} faults", FAULTS.len());
         assert!(FAULTS.len() >= 20 && unseen.is_empty(), "not seen in {SETS} sets: {unseen:?}");
+    });
+}
+
+#[test]
+fn the_programs_send_flows_where_the_evaluator_says() {
+    Lab::run(|lab| {
+        let mut counts = services::check::Counts::default();
+        let mut found = Vec::new();
+        for seed in seeds(200) {
+            let set = generate_with_services(seed);
+            let live = lab.install(&set, None).expect("a set without a fault is valid");
+            let to_services = services::flows::flows(&set, &mut Random::new(seed), FLOWS);
+            found.extend(lab.compare_services(&live, &to_services, &mut counts));
+            let others = flows(&set, &mut Random::new(seed), FLOWS);
+            found.extend(lab.compare_services(&live, &others, &mut counts));
+            if found.len() > 100 {
+                break;
+            }
+        }
+        println!("{counts:?}");
+        fail_on(&found);
+        let services::check::Counts { direct, balanced, denied, own, no_service, no_backend, source_range, .. } =
+            counts;
+        let each = [direct, balanced, denied, own, no_service, no_backend, source_range];
+        assert!(each.iter().all(|count| *count > 0), "{counts:?}: an answer that was never given proves nothing");
+    });
+}
+
+#[test]
+fn the_programs_show_every_planted_fault_of_services() {
+    const SETS: u64 = 200;
+    Lab::run(|lab| {
+        let seeds = search(SETS);
+        let mut unseen = Vec::new();
+        for (name, plant) in services::faults::FAULTS {
+            let first = seeds.clone().find_map(|seed| {
+                let set = generate_with_services(seed);
+                let live = lab.install(&set, Some(&Plant::Tables(*plant)))?;
+                let to_services = services::flows::flows(&set, &mut Random::new(seed), FLOWS);
+                lab.compare_services(&live, &to_services, &mut services::check::Counts::default()).into_iter().next()
+            });
+            match first {
+                Some(first) => println!("{name:55} {first}"),
+                None => unseen.push(*name),
+            }
+        }
+        assert!(unseen.is_empty(), "not seen in {SETS} sets: {unseen:?}");
     });
 }
 

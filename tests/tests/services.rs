@@ -241,6 +241,68 @@ fn scenario_14_without_a_backend_a_client_is_refused_at_once() {
 }
 
 #[test]
+fn trace_and_diff_look_behind_a_frontend() {
+    Node::run(|node| {
+        let both =
+            format!("  sourceRanges: [192.0.2.0/24]\n  backends: [{{address: {}}}, {{address: {}}}]\n", DB[0], WEB[0]);
+        self::node(&service(&both))(node);
+        let shut = "apiVersion: weir/v1alpha1\nkind: NetworkPolicy\nmetadata: {name: shut}\nspec: {endpointSelector: \
+            {matchLabels: {app: db}}, ingressDeny: [{toPorts: [{ports: [{port: 8080, protocol: TCP}]}]}]}\n";
+        node.write("shut.yaml", shut);
+        let text = node.expect(1, &["diff", "-f", ".", "--flows"]).stdout;
+        for line in [
+            "  world -> 203.0.113.80 tcp/80  (Service default/app)\n    - deny (source_range)",
+            "  default/app=db (10.10.0.3) -> 10.96.0.10 tcp/80  (Service default/app)\n",
+        ] {
+            assert!(!text.contains(line), "{line}: {text}");
+        }
+        let web = "  default/app=web (10.10.0.2) -> 10.96.0.10 tcp/80  (Service default/app)\n    - allow via \
+            10.10.0.2:8080, 10.10.0.3:8080 by no rule\n    + allow via 10.10.0.2:8080 by no rule; deny via \
+            10.10.0.3:8080 by NetworkPolicy default/shut spec.ingressDeny[0].toPorts[0].ports[0] (shut.yaml:4)\n";
+        assert!(text.contains(web), "{text}");
+        node.apply();
+        let trace = |from: &str, to: &str, port: &str| node.expect(0, &["trace", from, to, port]).stdout;
+        let text = trace("web", VIP[0], "tcp/80");
+        for needle in [
+            "service  Service default/app  one of 2 backends  service.yaml:1\n",
+            "backend  port 8080 of Endpoint default/web (10.10.0.2)",
+            ", the client itself: nobody is asked\n  allowed\n",
+            "  ingress  deny          NetworkPolicy default/shut",
+            "  dropped\nvaries, by the backend\n",
+        ] {
+            assert!(text.contains(needle), "{needle}: {text}");
+        }
+        for (from, to, port, reason) in [
+            ("198.51.100.7", EXTERNAL[0], "tcp/80", "source_range"),
+            ("web", VIP[0], "tcp/81", "no_service"),
+            ("web", VIP[1], "tcp/80", "no_backend"),
+            ("192.0.2.10", VIP[0], "tcp/80", "no_service"),
+        ] {
+            let text = trace(from, to, port);
+            let service = format!("service  Service default/app  {reason}  service.yaml:1\ndropped\n");
+            assert!(text.ends_with(&service), "{text}");
+        }
+        let agent = node.agent(&[]);
+        eventually("the agent converges", || {
+            node.weir(&["status", "-o", "json"]).stdout.contains("\"converged\"").then_some(())
+        });
+        let json = node.expect(0, &["trace", "192.0.2.10", HOST[0], "tcp/30080", "-o", "json"]).json();
+        assert_eq!((&json["verdict"], &json["service"]["object"]["name"]), (&"varies".into(), &"app".into()), "{json}");
+        let verdict = |at: usize| json["service"]["backends"][at]["verdict"].as_str();
+        assert_eq!((verdict(0), verdict(1)), (Some("allowed"), Some("dropped")), "{json}");
+        assert!(agent.stop().success());
+        node.write("service.yaml", &service("  selector: {matchLabels: {app: nobody}}\n"));
+        let json = node.expect(1, &["diff", "-f", ".", "--flows", "-o", "json"]).json();
+        let flows = json["flows"].as_array().unwrap();
+        let to_vip = |flow: &&serde_json::Value| {
+            flow["to"] == VIP[0] && flow["protocol"] == "udp" && flow["from"] == "default/app=web (10.10.0.2)"
+        };
+        let flow = flows.iter().find(to_vip).unwrap_or_else(|| panic!("{json}"));
+        assert_eq!((&flow["before"]["verdict"], &flow["after"]["reason"]), (&"varies".into(), &"no_backend".into()));
+    });
+}
+
+#[test]
 fn scenario_21_endpoints_leave_under_the_nodes_address_but_to_exempt_networks() {
     Node::run(|node| {
         let masquerading = |more: &str| {

@@ -331,13 +331,47 @@ pub struct LostDocument {
 #[serde(rename_all = "camelCase")]
 pub struct TraceDocument {
     pub format_version: String,
-    /// `allowed` or `dropped`.
+    /// `allowed` or `dropped`; `varies` by the backend that a service sends it to.
     pub verdict: String,
     pub source: PartyDocument,
     pub destination: PartyDocument,
     pub protocol: String,
     pub port: u16,
-    /// In the order that the packet meets them.
+    /// In the order that the packet meets them; those behind a service are its backends'.
+    pub steps: Vec<StepDocument>,
+    /// Of a flow to a service's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<TracedServiceDocument>,
+}
+
+/// What a service makes of a traced flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TracedServiceDocument {
+    /// Whose address it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<ObjectDocument>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// Why it has no backend for the flow: `no_service`, `no_backend`, `source_range`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Chance or a hash picks one of these: sorted by address and port.
+    pub backends: Vec<TracedBackendDocument>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TracedBackendDocument {
+    pub backend: PartyDocument,
+    pub port: u16,
+    /// `allowed` or `dropped`.
+    pub verdict: String,
+    /// It is the client itself: nobody is asked.
+    #[serde(default)]
+    pub hairpin: bool,
     pub steps: Vec<StepDocument>,
 }
 

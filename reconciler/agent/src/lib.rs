@@ -56,16 +56,16 @@ pub use conditions::{ConditionDocument, ConditionStatus};
 pub use documents::{
     AgentDocument, ApplyDocument, AttachmentDocument, CommitDocument, DropDocument, GenerationDocument,
     HistoryDocument, ListDocument, LostDocument, PartyDocument, PendingDocument, RuleDocument, SkippedDocument,
-    StatusDocument, StepDocument, SuspendDocument, SuspensionDocument, TableDocument, TraceDocument, WorkDocument,
-    WrittenDocument,
+    StatusDocument, StepDocument, SuspendDocument, SuspensionDocument, TableDocument, TraceDocument,
+    TracedBackendDocument, TracedServiceDocument, WorkDocument, WrittenDocument,
 };
 pub use engine::{Applied, Engine, EngineOptions, Look, Planned};
 pub use error::{Error, Exit, Failure, Problem};
 pub use fleet::{FleetDocument, FleetOptions, NodeDocument, RevisionDocument};
 pub use flow_list::{FlowDocument, FlowQuery, FlowVerdictDocument, FlowView, FlowsDocument};
 pub use flow_test::{
-    FateDocument, FlowChangeDocument, FlowResult, FlowSummary, FlowTestsDocument, Judge, PacketDocument,
-    Result as FlowTestResult, VerdictDocument, flow_tests_by_oracle,
+    BackendFateDocument, FateDocument, FlowChangeDocument, FlowResult, FlowSummary, FlowTestsDocument, Judge,
+    PacketDocument, Result as FlowTestResult, VerdictDocument, flow_tests_by_oracle,
 };
 pub use flows::{FlowSource, NoFlows};
 pub use guard::{Allow, Refusal};

@@ -1,11 +1,12 @@
 //! Which rule decides about a flow, with its line.
 use std::net::IpAddr;
 
-use weir_compile::{Outcome, Party, TraceError, TraceFlow};
+use weir_compile::{BackendTrace, Decision, Outcome, Party, ServiceTrace, TraceError, TraceFlow, TraceVerdict};
 use weir_plan::RuleRef;
 
 use crate::{
     Error, FORMAT_VERSION, ObjectDocument, PartyDocument, RuleDocument, Snapshot, StepDocument, TraceDocument,
+    TracedBackendDocument, TracedServiceDocument,
 };
 
 /// `tcp/80`, `udp/53`, `icmp/8`, `icmpv6/128`, `sctp/3868`.
@@ -59,30 +60,59 @@ impl Snapshot {
                 rule,
             });
         }
-        for (step, decision) in [("egress", &trace.egress), ("ingress", &trace.ingress)] {
-            let Some(decision) = decision else { continue };
+        steps.extend(self.policy_steps(&trace.egress, &trace.ingress));
+        let verdict = match trace.verdict() {
+            TraceVerdict::Allowed => "allowed",
+            TraceVerdict::Dropped => "dropped",
+            TraceVerdict::Varies => "varies",
+        };
+        Ok(TraceDocument {
+            format_version: FORMAT_VERSION.to_owned(),
+            verdict: verdict.to_owned(),
+            source: party(&trace.source),
+            destination: party(&trace.destination),
+            protocol: protocol_name(protocol),
+            port,
+            steps,
+            service: trace.service.as_ref().map(|service| self.traced_service(service)),
+        })
+    }
+
+    fn policy_steps(&self, egress: &Option<Decision>, ingress: &Option<Decision>) -> Vec<StepDocument> {
+        let step = |(step, decision): (&str, &Option<Decision>)| {
+            let decision = decision.as_ref()?;
             let said = match decision.outcome {
                 Outcome::NotEnforced => "not enforced",
                 Outcome::Allow => "allow",
                 Outcome::Deny => "deny",
                 Outcome::DefaultDeny => "default deny",
             };
-            steps.push(StepDocument {
+            Some(StepDocument {
                 step: step.to_owned(),
                 interface: None,
                 decision: said.to_owned(),
                 rule: decision.rule.as_ref().map(|rule| self.rule_document(rule, None)),
-            });
+            })
+        };
+        [("egress", egress), ("ingress", ingress)].into_iter().filter_map(step).collect()
+    }
+
+    fn traced_service(&self, service: &ServiceTrace) -> TracedServiceDocument {
+        let backend = |backend: &BackendTrace| TracedBackendDocument {
+            backend: party(&backend.backend),
+            port: backend.port,
+            verdict: if backend.passes() { "allowed" } else { "dropped" }.to_owned(),
+            hairpin: backend.is_client,
+            steps: self.policy_steps(&backend.egress, &backend.ingress),
+        };
+        let place = service.service.as_ref().and_then(|object| self.place_of_object(object));
+        TracedServiceDocument {
+            object: service.service.as_ref().map(ObjectDocument::from),
+            line: place.as_ref().map(|place| place.line),
+            file: place.map(|place| place.file.to_string()),
+            reason: service.dropped.map(|reason| reason.name().to_owned()),
+            backends: service.backends.iter().map(backend).collect(),
         }
-        Ok(TraceDocument {
-            format_version: FORMAT_VERSION.to_owned(),
-            verdict: if trace.passes() { "allowed" } else { "dropped" }.to_owned(),
-            source: party(&trace.source),
-            destination: party(&trace.destination),
-            protocol: protocol_name(protocol),
-            port,
-            steps,
-        })
     }
 
     /// A rule that decided about a flow: of a list, the entry that covers whichever end the rule looks at.

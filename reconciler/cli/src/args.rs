@@ -181,8 +181,8 @@ pub enum Verb {
         source: SourceArgs,
         #[command(flatten)]
         revisions: RevisionArgs,
-        /// Also show which flows would change their verdict: those of flow tests, and one for each pair of identities
-        /// and each rule that speaks of them
+        /// Also show which flows would change their verdict: those of flow tests, one for each pair of identities and
+        /// each rule that speaks of them, and one for each client and service between which something changes
         #[arg(long)]
         flows: bool,
     },
@@ -257,11 +257,11 @@ pub enum Verb {
         #[command(flatten)]
         flows: FlowArgs,
     },
-    /// Say which rule decides about a flow
+    /// Say which rule decides about a flow, and to which backends a service sends it
     Trace {
         /// An endpoint's name, an address, `host` or `world`
         source: String,
-        /// An endpoint's name, an address, `host` or `world`
+        /// An endpoint's name, an address (a service's, too), `host` or `world`
         destination: String,
         /// `tcp/80`, `udp/53`, `icmp/8`, …
         port: String,

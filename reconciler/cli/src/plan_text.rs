@@ -51,9 +51,10 @@ fn flows(changed: &[FlowChangeDocument], paint: Paint, out: &mut dyn Write) -> i
     }
     writeln!(out, "flows that change their verdict:")?;
     for flow in changed {
-        let test = flow.test.as_ref().map(|test| format!("  ({test})")).unwrap_or_default();
+        let of = flow.test.as_ref().or(flow.service.as_ref());
+        let of = of.map(|object| format!("  ({object})")).unwrap_or_default();
         let ink = if flow.after.verdict == "allow" { Ink::Green } else { Ink::Red };
-        writeln!(out, "  {}{test}", paint.paint(ink, &flow.to_string()))?;
+        writeln!(out, "  {}{of}", paint.paint(ink, &flow.to_string()))?;
         writeln!(out, "    - {}", flow.before)?;
         writeln!(out, "    + {}", flow.after)?;
     }

@@ -148,7 +148,7 @@ impl Compiled {
                 addresses.find(|address| address.is_ipv4() == v4 && spec.protocol.fits(*address))
             };
             let (Some(source), Some(destination)) = (of_family(&from), of_family(&to)) else { continue };
-            let reachable = self.reachable(&from.place, destination, spec);
+            let reachable = self.reachable(&from.place, source, destination, spec);
             for entrance in &entrances {
                 cases.push(FlowCase {
                     test: reference(test),

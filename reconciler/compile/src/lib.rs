@@ -13,6 +13,7 @@ mod cidr_filter;
 mod cidrs;
 mod cilium_policy;
 mod config;
+mod delivery;
 mod devices;
 mod edit;
 mod endpoint;
@@ -55,14 +56,17 @@ use weir_schema::{EndpointSpec, Inventory, LocalDelivery, Object, Spec};
 pub use assumed::{assumed_facts, nodes};
 pub use edit::{Effort, compile_after};
 pub use error::{CompileError, code};
-pub use flow_diff::{ChangedFlow, Fate, FlowChange, Side, flow_changes};
+pub use flow_diff::{BackendFate, ChangedFlow, Fate, FlowChange, Side, flow_changes};
 pub use flow_test::{FlowCase, FlowCases, Untestable, WantedBackend};
 pub use limits::Usage;
 pub use objects::{changed, reference};
 pub use provenance::Origins;
 pub use provenance::key;
 pub use service::{BackendView, FrontendView, ServiceView, Skipped};
-pub use trace::{Decision, Outcome, Party, PrefilterDecision, Trace, TraceError, TraceFlow, Who};
+pub use trace::{
+    BackendTrace, Decision, Outcome, Party, PrefilterDecision, ServiceTrace, Trace, TraceError, TraceFlow,
+    TraceVerdict, Who,
+};
 pub use view::EndpointView;
 
 use crate::{

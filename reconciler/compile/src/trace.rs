@@ -2,12 +2,15 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use weir_abi::{
-    ACTION_DROP, ACTION_ENDPOINT_RANGE, ACTION_NONE, DIRECTION_EGRESS, DIRECTION_INGRESS, PolicyKey, RULE_NONE,
+    ACTION_DROP, ACTION_ENDPOINT_RANGE, ACTION_NONE, DIRECTION_EGRESS, DIRECTION_INGRESS, PolicyKey, RULE_NONE, Reason,
     SIDE_DESTINATION, SIDE_SOURCE, TupleClass, identity, interface_flags, policy_verdict,
 };
-use weir_plan::{Hook, InterfaceName, ObjectRef, Prefix4, Prefix6, Provenance, RuleRef, Tables};
+use weir_plan::{Hook, InterfaceName, ObjectRef, Owner, Prefix4, Prefix6, Provenance, RuleRef, Tables};
 
-use crate::Compiled;
+use crate::{
+    Compiled,
+    delivery::{self, Delivery, Refusal, Sender, Target, deliver},
+};
 
 /// One end of a flow, as somebody names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,23 +75,74 @@ pub struct PrefilterDecision {
     pub rule: Option<RuleRef>,
 }
 
+/// What services make of a flow that is addressed to one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceTrace {
+    /// Whose address it is.
+    pub service: Option<ObjectRef>,
+    /// Why it goes to no backend.
+    pub dropped: Option<Reason>,
+    /// Chance or a hash picks one of these: sorted by address and port.
+    pub backends: Vec<BackendTrace>,
+}
+
+/// A backend that the flow may be sent to, and what policy makes of it then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendTrace {
+    pub backend: Party,
+    pub port: u16,
+    /// It is the client itself, which nobody is asked about.
+    pub is_client: bool,
+    pub egress: Option<Decision>,
+    pub ingress: Option<Decision>,
+}
+
+impl BackendTrace {
+    pub fn passes(&self) -> bool {
+        self.egress.iter().chain(&self.ingress).all(|decision| decision.outcome.passes())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceVerdict {
+    Allowed,
+    Dropped,
+    /// By the backend that it is sent to.
+    Varies,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     pub source: Party,
     pub destination: Party,
     /// Per device, for a flow that comes from outside of this node.
     pub prefilter: Vec<PrefilterDecision>,
+    /// Of a flow to a service's address, whose policy is asked for each backend.
+    pub service: Option<ServiceTrace>,
     /// `None` where the source is not on this node.
     pub egress: Option<Decision>,
     pub ingress: Option<Decision>,
 }
 
 impl Trace {
-    /// Whether the flow gets through, by whichever device it comes.
+    /// Whether the flow gets through, by whichever device it comes, to whichever backend it goes.
     pub fn passes(&self) -> bool {
-        let dropped = !self.prefilter.is_empty() && self.prefilter.iter().all(|device| device.drops);
+        self.verdict() == TraceVerdict::Allowed
+    }
+
+    pub fn verdict(&self) -> TraceVerdict {
+        let filtered = !self.prefilter.is_empty() && self.prefilter.iter().all(|device| device.drops);
         let judged = self.egress.iter().chain(&self.ingress);
-        !dropped && judged.map(|decision| decision.outcome).all(Outcome::passes)
+        let passes = !filtered && judged.map(|decision| decision.outcome).all(Outcome::passes);
+        let Some(service) = self.service.as_ref().filter(|_| passes) else {
+            return if passes { TraceVerdict::Allowed } else { TraceVerdict::Dropped };
+        };
+        let mut of_backends = service.backends.iter().map(BackendTrace::passes);
+        match of_backends.next() {
+            Some(first) if of_backends.any(|other| other != first) => TraceVerdict::Varies,
+            Some(true) => TraceVerdict::Allowed,
+            Some(false) | None => TraceVerdict::Dropped,
+        }
     }
 }
 
@@ -138,19 +192,63 @@ impl Compiled {
     pub fn trace(&self, flow: &TraceFlow) -> Result<Trace, TraceError> {
         let (source, destination) = self.addresses(&flow.source, &flow.destination)?;
         let v4 = source.or(destination).is_none_or(|address| address.is_ipv4());
-        let source_local = self.is_local(&flow.source, source);
+        let sender = self.sender(&flow.source, source);
         let destination_local = self.is_local(&flow.destination, destination);
         let source = self.party(&flow.source, source, v4);
         let destination = self.party(&flow.destination, destination, v4);
-
-        let judge = |subject: u32, peer: u32, direction: u8| {
-            let (outcome, rule) = judge(&self.tables, subject, peer, direction, flow.protocol, flow.port);
-            Decision { subject, peer, outcome, rule: self.provenance.rule(rule).cloned() }
+        let prefilter = match sender {
+            Sender::Outside => self.prefilter(source.address, destination.address),
+            Sender::Endpoint | Sender::Host => Vec::new(),
         };
-        let egress = source_local.then(|| judge(source.identity, destination.identity, DIRECTION_EGRESS));
-        let ingress = destination_local.then(|| judge(destination.identity, source.identity, DIRECTION_INGRESS));
-        let prefilter = if source_local { Vec::new() } else { self.prefilter(source.address, destination.address) };
-        Ok(Trace { source, destination, prefilter, egress, ingress })
+        let delivery = destination
+            .address
+            .map_or(Delivery::Direct, |to| deliver(&self.tables, sender, source.address, to, flow.protocol, flow.port));
+        let service = match delivery {
+            Delivery::Direct => {
+                let judge = |subject: u32, peer: u32, direction: u8| {
+                    self.decision(subject, peer, direction, flow.protocol, flow.port)
+                };
+                let egress =
+                    (sender != Sender::Outside).then(|| judge(source.identity, destination.identity, DIRECTION_EGRESS));
+                let ingress =
+                    destination_local.then(|| judge(destination.identity, source.identity, DIRECTION_INGRESS));
+                return Ok(Trace { source, destination, prefilter, service: None, egress, ingress });
+            }
+            Delivery::Dropped(Refusal { service, reason }) => {
+                let owner = match (service, destination.address) {
+                    (Some(number), _) => self.provenance.services.get(&number),
+                    (None, address) => address.and_then(|address| self.provenance.service_addresses.get(&address)),
+                };
+                let service = owner.map(Owner::reference);
+                ServiceTrace { service, dropped: Some(reason), backends: Vec::new() }
+            }
+            Delivery::Balanced { service, targets } => {
+                let backend = |target: &Target| self.backend_trace(flow.protocol, sender, &source, target);
+                let backends = targets.iter().map(backend).collect();
+                let service = self.provenance.services.get(&service).map(Owner::reference);
+                ServiceTrace { service, dropped: None, backends }
+            }
+        };
+        Ok(Trace { source, destination, prefilter, service: Some(service), egress: None, ingress: None })
+    }
+
+    fn backend_trace(&self, protocol: u8, sender: Sender, source: &Party, target: &Target) -> BackendTrace {
+        let judge =
+            |subject: u32, peer: u32, direction: u8| self.decision(subject, peer, direction, protocol, target.port);
+        // What an endpoint says to itself is nobody else's business.
+        let is_client = sender == Sender::Endpoint && source.address == Some(target.address);
+        let is_asked = sender != Sender::Outside && !is_client;
+        let egress = is_asked.then(|| judge(source.identity, target.identity, DIRECTION_EGRESS));
+        let is_asked = target.is_judged && !is_client;
+        let ingress = is_asked.then(|| judge(target.identity, source.identity, DIRECTION_INGRESS));
+        let who = Who::Addresses(vec![target.address]);
+        let backend = self.party(&who, Some(target.address), target.address.is_ipv4());
+        BackendTrace { backend, port: target.port, is_client, egress, ingress }
+    }
+
+    fn decision(&self, subject: u32, peer: u32, direction: u8, protocol: u8, port: u16) -> Decision {
+        let (outcome, rule) = judge(&self.tables, subject, peer, direction, protocol, port);
+        Decision { subject, peer, outcome, rule: self.provenance.rule(rule).cloned() }
     }
 
     /// One address for each end that has any, of one family.
@@ -171,6 +269,14 @@ impl Compiled {
             (Some(_), Some(_)) if *source == Who::Host => Ok((None, to.first().copied())),
             (Some(_), Some(_)) => Ok((from.first().copied(), None)),
             (from, to) => Ok((from.copied(), to.copied())),
+        }
+    }
+
+    fn sender(&self, who: &Who, address: Option<IpAddr>) -> Sender {
+        match (who, address) {
+            (Who::Host, _) => Sender::Host,
+            (Who::World, _) | (Who::Addresses(_), None) => Sender::Outside,
+            (Who::Addresses(_), Some(address)) => delivery::sender(&self.tables, address),
         }
     }
 
@@ -267,7 +373,7 @@ pub(crate) fn peer(tables: &Tables, address: IpAddr) -> u32 {
 }
 
 /// The identity of an address that nobody mentioned.
-fn world(tables: &Tables, v4: bool) -> u32 {
+pub(crate) fn world(tables: &Tables, v4: bool) -> u32 {
     let whole = if v4 { tables.ipcache4.get(&prefix4(0, 0)) } else { tables.ipcache6.get(&prefix6(0, 0)) };
     whole.copied().unwrap_or(identity::WORLD)
 }

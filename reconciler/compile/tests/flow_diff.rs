@@ -22,7 +22,13 @@ fn changes(before: &str, after: &str) -> Vec<String> {
     let [before, after] = both(before, after);
     let fate = |fate: &Fate| {
         let rule = fate.rule.as_ref().map(|rule| format!(" {} {}", rule.object.name, rule.path)).unwrap_or_default();
-        format!("{}{rule}", if fate.passes { "allow" } else { "deny" })
+        let backends = fate.backends.iter().map(|one| {
+            let verdict = if one.passes { "" } else { " denied" };
+            format!(" {}:{}{verdict}", one.address, one.port)
+        });
+        let reason = fate.dropped.iter().map(|reason| format!(" {}", reason.name()));
+        let more: String = reason.chain(backends).collect();
+        format!("{}{rule}{more}", if fate.passes { "allow" } else { "deny" })
     };
     let side = |side: &Side| {
         let mut text = side.labels.get("app").cloned().unwrap_or_else(|| format!("{:?}", side.labels));
@@ -36,6 +42,10 @@ fn changes(before: &str, after: &str) -> Vec<String> {
             let way =
                 if *egress { format!("{subject} -> {peer} egress") } else { format!("{peer} -> {subject} ingress") };
             format!("{way} {protocol:?}/{port:?}")
+        }
+        ChangedFlow::Service { service, client, address, protocol, port } => {
+            let service = service.as_ref().map_or("nobody", |service| &*service.name);
+            format!("{} -> {address} {protocol}/{port} of {service}", side(client))
         }
         ChangedFlow::Prefilter { interface, address, destination } => {
             format!("{interface} {address}{}", if *destination { " as destination" } else { "" })
@@ -147,4 +157,107 @@ fn declared_tests_are_told_by_their_names() {
     assert_eq!(changed.len(), 4, "{changed:#?}");
     assert_eq!(changed[0], "test t 10.0.0.11: allow p spec.ingress[0].toPorts[0].ports[0] => deny");
     assert_eq!(changed[1], "test t fd00::11: allow p spec.ingress[0].toPorts[0].ports[0] => deny");
+}
+
+fn service(spec: &str) -> String {
+    format!("apiVersion: weir/v1alpha1\nkind: Service\nmetadata: {{name: s}}\nspec: {spec}\n---\n")
+}
+
+const TO_DB: &str = "{frontends: [{address: 10.96.0.1, port: 80}, {address: 10.96.0.1, port: 81}, {address: 203.0.113.80, port: 80, type: external}], backends: [{address: 10.0.0.11, port: 80}]}";
+
+/// Without the host, whose flows change with those of endpoints.
+fn of_services(before: &str, after: &str) -> Vec<String> {
+    let mut changed = changes(before, after);
+    changed.retain(|line| line.contains(" of s:") && !line.contains("reserved:host"));
+    changed
+}
+
+#[test]
+fn a_backend_more_is_told_of_each_client_of_the_service() {
+    let more = TO_DB.replace("port: 80}]}", "port: 80}, {address: 10.0.1.10, port: 80}]}");
+    let changed = of_services(&set(&[service(TO_DB)]), &set(&[service(&more)]));
+    let turns = "allow 10.0.0.11:80 => allow 10.0.0.11:80 10.0.1.10:80";
+    let world = r#"{"reserved:world": ""}"#;
+    // Port 81 has its backends in common with port 80; the third frontend is for clients outside as well.
+    let expected = [
+        format!("web(10.0.0.10) -> 10.96.0.1 6/80 of s: {turns}"),
+        format!("db(10.0.0.11) -> 10.96.0.1 6/80 of s: {turns}"),
+        format!("x(10.0.0.12) -> 10.96.0.1 6/80 of s: {turns}"),
+        format!("web(10.0.0.10) -> 203.0.113.80 6/80 of s: {turns}"),
+        format!("db(10.0.0.11) -> 203.0.113.80 6/80 of s: {turns}"),
+        format!("x(10.0.0.12) -> 203.0.113.80 6/80 of s: {turns}"),
+        format!("{world} -> 203.0.113.80 6/80 of s: {turns}"),
+    ];
+    let sorted = |mut list: Vec<String>| {
+        list.sort();
+        list
+    };
+    assert_eq!(sorted(changed), sorted(expected.to_vec()));
+    let same = set(&[service(TO_DB)]);
+    assert_eq!(of_services(&same, &same), Vec::<String>::new());
+    // Whoever comes with the service had no flow to it.
+    assert_eq!(of_services("", &same), [format!("{world} -> 203.0.113.80 6/80 of s: allow => allow 10.0.0.11:80")]);
+}
+
+#[test]
+fn a_policy_of_the_backend_is_told_of_the_frontend() {
+    let deny = "{endpointSelector: {matchLabels: {app: db}}, enableDefaultDeny: {ingress: false}, ingressDeny: [{fromEndpoints: [{matchLabels: {app: web}}], toPorts: [{ports: [{port: '80', protocol: TCP}]}]}]}";
+    let (before, after) = (set(&[service(TO_DB)]), set(&[service(TO_DB), policy("p", deny)]));
+    let turns = "allow 10.0.0.11:80 => deny 10.0.0.11:80 denied";
+    assert_eq!(
+        of_services(&before, &after),
+        [
+            format!("web(10.0.0.10) -> 10.96.0.1 6/80 of s: {turns}"),
+            format!("web(10.0.0.10) -> 203.0.113.80 6/80 of s: {turns}"),
+            // On another node: from outside.
+            format!("web(10.0.1.10) -> 203.0.113.80 6/80 of s: {turns}"),
+        ]
+    );
+    // The frontend's own port is nobody's business.
+    let elsewhere = deny.replace("'80'", "'81'");
+    assert_eq!(of_services(&before, &set(&[service(TO_DB), policy("p", &elsewhere)])), Vec::<String>::new());
+}
+
+#[test]
+fn a_service_without_a_backend_and_one_that_goes_are_told_by_their_reason() {
+    let none = TO_DB.replace("[{address: 10.0.0.11, port: 80}]", "[{address: 10.0.0.11, port: 80, state: draining}]");
+    let changed = of_services(&set(&[service(TO_DB)]), &set(&[service(&none)]));
+    assert_eq!(changed.len(), 7, "{changed:#?}");
+    assert!(changed.iter().all(|line| line.ends_with("allow 10.0.0.11:80 => deny no_backend")), "{changed:#?}");
+    let moved = TO_DB.replace("10.96.0.1, port: 80", "10.96.0.1, port: 8080");
+    let changed = of_services(&set(&[service(TO_DB)]), &set(&[service(&moved)]));
+    let of_web: Vec<&String> = changed.iter().filter(|line| line.starts_with("web(10.0.0.10) -> 10.96.0.1")).collect();
+    assert_eq!(
+        of_web,
+        [
+            "web(10.0.0.10) -> 10.96.0.1 6/80 of s: allow 10.0.0.11:80 => deny no_service",
+            "web(10.0.0.10) -> 10.96.0.1 6/8080 of s: deny no_service => allow 10.0.0.11:80",
+        ]
+    );
+    let gone = of_services(&set(&[service(TO_DB)]), &set(&[]));
+    assert!(gone.iter().all(|line| line.ends_with("allow 10.0.0.11:80 => allow")), "{gone:#?}");
+}
+
+#[test]
+fn source_ranges_are_told_of_whom_they_shut_out() {
+    let ranges = |ranges: &str| TO_DB.replace("backends:", &format!("sourceRanges: [{ranges}], backends:"));
+    let changed = of_services(&set(&[service(TO_DB)]), &set(&[service(&ranges("198.51.100.0/24"))]));
+    let world = r#"{"reserved:world": ""}"#;
+    assert_eq!(changed, [format!("{world} -> 203.0.113.80 6/80 of s: allow 10.0.0.11:80 => deny source_range")]);
+    let changed = of_services(&set(&[service(&ranges("198.51.100.0/24"))]), &set(&[service(&ranges("192.0.2.0/24"))]));
+    assert_eq!(
+        changed,
+        [
+            format!("{world}(198.51.100.0) -> 203.0.113.80 6/80 of s: allow 10.0.0.11:80 => deny source_range"),
+            format!("{world}(192.0.2.0) -> 203.0.113.80 6/80 of s: deny source_range => allow 10.0.0.11:80"),
+        ]
+    );
+}
+
+#[test]
+fn declared_tests_to_a_service_are_told_with_their_backends() {
+    let test = "apiVersion: weir/v1alpha1\nkind: FlowTest\nmetadata: {name: t}\nspec: {from: {endpoint: web}, to: {service: s}, protocol: TCP, port: 80, expect: {verdict: allow}}\n---\n".to_owned();
+    let moved = TO_DB.replace("{address: 10.0.0.11, port: 80}", "{address: 10.0.1.10, port: 80}");
+    let changed = changes(&set(&[service(TO_DB), test.clone()]), &set(&[service(&moved), test]));
+    assert_eq!(changed[0], "test t 10.0.0.10: allow 10.0.0.11:80 => allow 10.0.1.10:80");
 }

@@ -6,7 +6,9 @@ use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 use proptest::{prelude::*, test_runner::TestRunner};
 use support::{CLUSTER, TCP, compiled, facts, file, parse, trace, try_compile};
 use weir_abi::{FrontendKey, backend_flags, interface_flags, service_flags, settings_flags};
-use weir_compile::{BackendView, Compiled, Input, ServiceView, compile, compile_after};
+use weir_compile::{
+    BackendTrace, BackendView, Compiled, Decision, Input, ServiceView, TraceVerdict, compile, compile_after,
+};
 use weir_plan::{Hook, HookKey, HookState, InterfaceName, NodeFacts, Numbering, Space, XdpAttach, address_of, ip_of};
 use weir_schema::{BackendState, Inventory, Options, ParsedFile, assemble, parse_file};
 
@@ -500,4 +502,76 @@ fn a_change_of_one_service_is_a_change_of_one_service() {
     let changes: Vec<_> = delta.changes().map(|change| change.table()).collect();
     assert_eq!(changes, ["services"]);
     assert_eq!(numbering.bound(Space::Service), 1001);
+}
+
+/// `no_backend`; or `1.2.3.4:80 egress NotEnforced, ingress Allow p spec.…; …`.
+fn sent(set: &Compiled, from: &str, to: &str, protocol: u8, port: u16) -> String {
+    let trace = trace(set, from, to, protocol, port);
+    let Some(service) = &trace.service else { return "no service".to_owned() };
+    assert!(trace.egress.is_none() && trace.ingress.is_none(), "nobody is asked about the frontend");
+    let name = service.service.as_ref().map_or_else(|| "nobody's".to_owned(), |service| service.name.to_string());
+    if let Some(reason) = service.dropped {
+        assert!(!matches!(trace.verdict(), TraceVerdict::Allowed) && service.backends.is_empty());
+        return format!("{name}: {}", reason.name());
+    }
+    let end = |name: &str, decision: &Option<Decision>| {
+        decision.as_ref().map(|one| format!(" {name} {:?}", one.outcome)).unwrap_or_default()
+    };
+    let backend = |one: &BackendTrace| {
+        let address = one.backend.address.expect("a backend has an address");
+        let own = if one.is_client { " itself" } else { "" };
+        format!(" {address}:{}{own}{}{}", one.port, end("egress", &one.egress), end("ingress", &one.ingress))
+    };
+    let backends: Vec<_> = service.backends.iter().map(backend).collect();
+    format!("{name}:{} {:?}", backends.join(","), trace.verdict())
+}
+
+#[test]
+fn a_trace_looks_behind_a_frontend() {
+    let set = compiled(&format!(
+        "{CLUSTER}{}{}{}{}apiVersion: weir/v1alpha1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec: {{endpointSelector: {{matchLabels: {{app: db}}}}, ingress: [{{fromEndpoints: [{{matchLabels: {{app: web}}}}], toPorts: [{{ports: [{{port: '5432', protocol: TCP}}]}}]}}]}}\n---\n",
+        service(
+            "db",
+            "{frontends: [{address: 10.96.0.1, port: 80, targetPort: 5432}, {address: 203.0.113.80, port: 80, targetPort: 5432, type: external}, {port: 30080, targetPort: 5432, type: node-port}], sourceRanges: [198.51.100.0/24], backends: [{address: 10.0.0.11}, {address: 10.0.0.12}, {address: 10.0.1.10}, {address: 10.9.9.9, state: draining}]}"
+        ),
+        service(
+            "local",
+            "{frontends: [{address: 10.96.0.2, port: 80}], internalTrafficPolicy: Local, backends: [{address: 10.0.0.11}, {address: 10.0.1.10}]}"
+        ),
+        service(
+            "none",
+            "{frontends: [{address: 10.96.0.3, port: 80}], internalTrafficPolicy: Local, backends: [{address: 10.0.1.10}]}"
+        ),
+        service("own", "{frontends: [{address: 10.96.0.4, port: 80}], backends: [{address: 10.0.0.11, port: 80}]}"),
+    ));
+    let sent = |from: &str, to: &str, port: u16| sent(&set, from, to, TCP, port);
+    let far = "10.0.1.10:5432 egress NotEnforced";
+    assert_eq!(
+        sent("web", "10.96.0.1", 80),
+        format!(
+            "db: 10.0.0.11:5432 egress NotEnforced ingress Allow, 10.0.0.12:5432 egress NotEnforced ingress NotEnforced, {far} Allowed"
+        )
+    );
+    assert_eq!(
+        sent("x", "10.96.0.1", 80),
+        format!("db: 10.0.0.11:5432 egress NotEnforced ingress DefaultDeny, 10.0.0.12:5432 itself, {far} Varies")
+    );
+    let outside = "10.0.0.11:5432 ingress DefaultDeny, 10.0.0.12:5432 ingress NotEnforced, 10.0.1.10:5432";
+    assert_eq!(sent("198.51.100.7", "203.0.113.80", 80), format!("db: {outside} Varies"));
+    assert_eq!(sent("198.51.100.7", "192.0.2.1", 30080), format!("db: {outside} Varies"));
+    assert_eq!(sent("198.51.100.7", "10.96.0.1", 80), "db: no_service");
+    assert_eq!(sent("world", "203.0.113.80", 80), "db: source_range");
+    assert_eq!(sent("192.0.2.77", "203.0.113.80", 80), "db: source_range");
+    assert_eq!(sent("web", "10.96.0.1", 81), "db: no_service");
+    assert_eq!(sent("web", "10.96.0.2", 80), "local: 10.0.0.11:80 egress NotEnforced ingress DefaultDeny Dropped");
+    assert_eq!(sent("web", "10.96.0.3", 80), "none: no_backend");
+    assert_eq!(sent("db", "10.96.0.4", 80), "own: 10.0.0.11:80 itself Allowed");
+    assert_eq!(sent("host", "10.96.0.3", 80), "none: no_backend");
+    for node in ["192.0.2.1", "127.0.0.1"] {
+        assert!(sent("host", node, 30080).starts_with("db: 10.0.0.11:5432"), "by its socket, and the loopback too");
+    }
+    assert_eq!(sent("web", "10.0.0.11", 80), "no service");
+    assert_eq!(sent("web", "127.0.0.1", 30080), "no service");
+    let udp = trace(&set, "web", "10.96.0.1", 17, 80).service.unwrap();
+    assert_eq!(udp.dropped.unwrap().name(), "no_service");
 }

@@ -1,4 +1,6 @@
 //! A node for sets of manifests: the real tables and programs, in namespaces of its own, without any traffic.
+mod services;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, thread};
 
 use nix::{

@@ -152,6 +152,8 @@ pub fn frame_of(flow: &Flow, turn: Turn) -> Vec<u8> {
                 (kind, _) => kind,
             };
             let [high, low] = ECHO.to_be_bytes();
+            // Neighbour discovery, which crosses no router.
+            let network = if (133..=137).contains(&kind) { network.hop_limit(255) } else { network };
             frame::icmp(&network, kind, 0, [high, low, 0, 1], b"0123456789abcdef")
         }
         FlowProtocol::Other(number) => network.frame(number, b"0123456789abcdef"),

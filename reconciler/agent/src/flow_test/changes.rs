@@ -1,14 +1,15 @@
 //! `diff --flows`: which flows meet another fate, for people and machines.
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use weir_compile::{ChangedFlow, Compiled, Fate, FlowChange, Input, Side, flow_changes};
+use weir_compile::{BackendFate, ChangedFlow, Compiled, Fate, FlowChange, Input, Side, flow_changes};
 use weir_plan::Numbering;
 use weir_schema::Inventory;
 
 use crate::{Error, ObjectDocument, RuleDocument, Snapshot, trace::protocol_name};
 
-/// One flow that passes before and not after, or the other way.
+/// One flow that passes before and not after, or the other way; to a service's address, also one that has other
+/// backends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlowChangeDocument {
@@ -28,6 +29,9 @@ pub struct FlowChangeDocument {
     /// The device by which it comes from outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// Whose address `to` is: it stands for all frontends of this service with the same backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ObjectDocument>,
     pub before: FateDocument,
     pub after: FateDocument,
 }
@@ -35,6 +39,24 @@ pub struct FlowChangeDocument {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FateDocument {
+    /// `allow` or `deny`; `varies` by the backend.
+    pub verdict: String,
+    /// `None`: no rule speaks of it; and behind a service, whose backends have theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleDocument>,
+    /// Why a service has no backend for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Those that a service may send it to, sorted by address and port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<BackendFateDocument>,
+}
+
+/// What becomes of a flow at one backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendFateDocument {
+    pub backend: String,
     /// `allow` or `deny`.
     pub verdict: String,
     /// `None`: no rule speaks of it.
@@ -57,12 +79,49 @@ impl fmt::Display for FlowChangeDocument {
 
 impl fmt::Display for FateDocument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.verdict)?;
-        match &self.rule {
-            Some(rule) => write!(f, " by {rule}"),
-            None => f.write_str(" by no rule"),
+        if let Some(reason) = &self.reason {
+            return write!(f, "{} ({reason})", self.verdict);
+        }
+        if self.backends.is_empty() {
+            f.write_str(&self.verdict)?;
+            return by(self.rule.as_ref(), f);
+        }
+        for (at, alike) in alike(&self.backends).into_iter().enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            let shown: Vec<&str> = alike.iter().take(SHOWN).map(|one| &*one.backend).collect();
+            write!(f, "{separator}{} via {}", alike[0].verdict, shown.join(", "))?;
+            if alike.len() > SHOWN {
+                write!(f, " and {} more", alike.len() - SHOWN)?;
+            }
+            by(alike[0].rule.as_ref(), f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Backends of one verdict and rule that are named; the rest is counted.
+const SHOWN: usize = 8;
+
+fn by(rule: Option<&RuleDocument>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match rule {
+        Some(rule) => write!(f, " by {rule}"),
+        None => f.write_str(" by no rule"),
+    }
+}
+
+/// Those together that have one verdict and one rule.
+fn alike(backends: &[BackendFateDocument]) -> Vec<Vec<&BackendFateDocument>> {
+    let mut groups: Vec<Vec<&BackendFateDocument>> = Vec::new();
+    for backend in backends {
+        let is_alike = |group: &&mut Vec<&BackendFateDocument>| {
+            (&group[0].verdict, &group[0].rule) == (&backend.verdict, &backend.rule)
+        };
+        match groups.iter_mut().find(is_alike) {
+            Some(group) => group.push(backend),
+            None => groups.push(vec![backend]),
         }
     }
+    groups
 }
 
 impl Snapshot {
@@ -86,11 +145,26 @@ impl Snapshot {
         let ends = match &change.flow {
             ChangedFlow::Test(case) => [Some(case.probe.source), Some(case.probe.destination)],
             ChangedFlow::Prefilter { address, .. } => [Some(*address), None],
+            ChangedFlow::Service { client, .. } => [client.address, None],
             ChangedFlow::Policy { .. } => [None, None],
         };
-        let fate = |snapshot: Option<&Self>, fate: &Fate| FateDocument {
-            verdict: if fate.passes { "allow" } else { "deny" }.to_owned(),
-            rule: snapshot.zip(fate.rule.as_ref()).map(|(snapshot, rule)| snapshot.rule_between(rule, ends)),
+        let verdict = |passes: bool| if passes { "allow" } else { "deny" }.to_owned();
+        let fate = |snapshot: Option<&Self>, fate: &Fate| {
+            let rule = |rule: &Option<_>, ends| {
+                snapshot.zip(rule.as_ref()).map(|(snapshot, rule)| snapshot.rule_between(rule, ends))
+            };
+            let backend = |one: &BackendFate| BackendFateDocument {
+                backend: SocketAddr::new(one.address, one.port).to_string(),
+                verdict: verdict(one.passes),
+                rule: rule(&one.rule, [ends[0], Some(one.address)]),
+            };
+            let varies = !fate.passes && fate.backends.iter().any(|one| one.passes);
+            FateDocument {
+                verdict: if varies { "varies".to_owned() } else { verdict(fate.passes) },
+                rule: rule(&fate.rule, ends),
+                reason: fate.dropped.map(|reason| reason.name().to_owned()),
+                backends: fate.backends.iter().map(backend).collect(),
+            }
         };
         let (before, after) = (fate(before, &change.before), fate(Some(self), &change.after));
         let bare = FlowChangeDocument {
@@ -101,6 +175,7 @@ impl Snapshot {
             protocol: "any".to_owned(),
             port: None,
             interface: None,
+            service: None,
             before,
             after,
         };
@@ -122,6 +197,14 @@ impl Snapshot {
                 let protocol = protocol.map_or_else(|| "any".to_owned(), protocol_name);
                 FlowChangeDocument { from, to, direction, protocol, port: *port, ..bare }
             }
+            ChangedFlow::Service { service, client, address, protocol, port } => FlowChangeDocument {
+                from: name(client),
+                to: address.to_string(),
+                protocol: protocol_name(*protocol),
+                port: Some(*port),
+                service: service.as_ref().map(ObjectDocument::from),
+                ..bare
+            },
             ChangedFlow::Prefilter { interface, address, destination } => {
                 let (from, to) = match destination {
                     false => (address.to_string(), ANYWHERE.to_owned()),

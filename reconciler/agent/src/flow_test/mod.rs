@@ -12,7 +12,7 @@ use weir_compile::{FlowCase, Untestable};
 use weir_plan::{ObjectRef, ProbeStep, Provenance as _};
 use weir_schema::{Expectation, ExpectedVerdict};
 
-pub use changes::{FateDocument, FlowChangeDocument};
+pub use changes::{BackendFateDocument, FateDocument, FlowChangeDocument};
 pub use oracle::flow_tests_by_oracle;
 
 use crate::{FORMAT_VERSION, ObjectDocument, Place, Problem, RuleDocument, Snapshot, trace::protocol_name};

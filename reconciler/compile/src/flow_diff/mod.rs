@@ -1,7 +1,8 @@
 //! Which flows meet another fate under one set than under another: one for each pair of identities and each rule that
-//! speaks of them, and those that flow tests declare.
+//! speaks of them, one for each client and frontend of a service, and those that flow tests declare.
 mod policy;
 mod prefilter;
+mod service;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,11 +10,12 @@ use std::{
 };
 
 use ipnet::IpNet;
+use weir_abi::Reason;
 use weir_plan::{InterfaceName, ObjectRef, RuleRef};
 
-use crate::{Compiled, FlowCase, Outcome, Trace, TraceFlow, Who};
+use crate::{BackendTrace, Compiled, Decision, FlowCase, Outcome, Trace, TraceFlow, Who};
 
-/// A flow that passes under one set and not under the other.
+/// A flow that passes under one set and not under the other, or has other backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowChange {
     pub flow: ChangedFlow,
@@ -22,8 +24,23 @@ pub struct FlowChange {
 }
 
 /// What becomes of it, and by which rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fate {
+    /// Whichever backend it goes to.
+    pub passes: bool,
+    /// `None` behind a service, whose backends have theirs.
+    pub rule: Option<RuleRef>,
+    /// Why a service has no backend for it.
+    pub dropped: Option<Reason>,
+    /// Those that it may be sent to, sorted by address and port.
+    pub backends: Vec<BackendFate>,
+}
+
+/// What becomes of it at one backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendFate {
+    pub address: IpAddr,
+    pub port: u16,
     pub passes: bool,
     pub rule: Option<RuleRef>,
 }
@@ -43,6 +60,8 @@ pub enum ChangedFlow {
         /// `None`: a port that no rule names.
         port: Option<u16>,
     },
+    /// From a client to a frontend, which stands for all that have its backends in common.
+    Service { service: Option<ObjectRef>, client: Side, address: IpAddr, protocol: u8, port: u16 },
     /// From or to an address, as the prefilter of a device sees it.
     Prefilter { interface: InterfaceName, address: IpAddr, destination: bool },
 }
@@ -63,6 +82,7 @@ const ECHO_REQUEST_V6: u16 = 128;
 /// policy entries once.
 pub fn flow_changes(before: &Compiled, after: &Compiled) -> Vec<FlowChange> {
     let mut changes = tests(before, after);
+    changes.extend(service::changes(before, after));
     changes.extend(policy::changes(before, after));
     changes.extend(prefilter::changes(before, after));
     changes
@@ -89,22 +109,50 @@ fn tests(before: &Compiled, after: &Compiled) -> Vec<FlowChange> {
         if let Some(interface) = &case.interface {
             trace.prefilter.retain(|device| device.interface == *interface);
         }
-        Some(Fate { passes: trace.passes(), rule: deciding(&trace) })
+        Some(Fate::of(&trace))
     };
     let changed = |case: FlowCase| {
         let (before, after) = (fate(before, &case)?, fate(after, &case)?);
         let flow = ChangedFlow::Test(Box::new(case));
-        (before.passes != after.passes).then_some(FlowChange { flow, before, after })
+        before.differs(&after).then_some(FlowChange { flow, before, after })
     };
     cases.into_iter().filter_map(changed).collect()
 }
 
-/// The rule that stops it, or the last that lets it pass.
-fn deciding(trace: &Trace) -> Option<RuleRef> {
-    if let Some(dropped) = trace.prefilter.iter().find(|device| device.drops).filter(|_| !trace.passes()) {
-        return dropped.rule.clone();
+impl Fate {
+    fn of(trace: &Trace) -> Self {
+        let passes = trace.passes();
+        let filtered = trace.prefilter.iter().all(|device| device.drops);
+        if let Some(dropped) = trace.prefilter.first().filter(|_| filtered) {
+            return Self { rule: dropped.rule.clone(), ..Self::default() };
+        }
+        match &trace.service {
+            None => Self { passes, rule: deciding(&trace.egress, &trace.ingress), ..Self::default() },
+            Some(service) => {
+                let fate = |backend: &BackendTrace| {
+                    let rule = deciding(&backend.egress, &backend.ingress);
+                    let address = backend.backend.address?;
+                    Some(BackendFate { address, port: backend.port, passes: backend.passes(), rule })
+                };
+                let backends = service.backends.iter().filter_map(fate).collect();
+                Self { passes, rule: None, dropped: service.dropped, backends }
+            }
+        }
     }
-    let judged = || trace.egress.iter().chain(&trace.ingress);
+
+    /// By more than the name of a rule.
+    fn differs(&self, other: &Self) -> bool {
+        let of = |fate: &Self| {
+            let backends = fate.backends.iter().map(|one| (one.address, one.port, one.passes));
+            (fate.passes, fate.dropped, backends.collect::<Vec<_>>())
+        };
+        of(self) != of(other)
+    }
+}
+
+/// The rule that stops it, or the last that lets it pass.
+fn deciding(egress: &Option<Decision>, ingress: &Option<Decision>) -> Option<RuleRef> {
+    let judged = || egress.iter().chain(ingress);
     let stopped = judged().find(|decision| !decision.outcome.passes());
     let said = judged().rfind(|decision| decision.outcome == Outcome::Allow);
     stopped.or(said).and_then(|decision| decision.rule.clone())

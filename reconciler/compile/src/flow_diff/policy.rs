@@ -155,6 +155,7 @@ impl Diff<'_> {
             let fate = |compiled: &Compiled, (passes, rule): (bool, u32)| Fate {
                 passes,
                 rule: compiled.provenance.rule(rule).filter(|_| rule != RULE_NONE).cloned(),
+                ..Fate::default()
             };
             changes.push(FlowChange {
                 flow: ChangedFlow::Policy {
@@ -264,7 +265,7 @@ impl Candidate {
     }
 }
 
-fn is_in_ipcache(tables: &Tables, net: IpNet) -> bool {
+pub(super) fn is_in_ipcache(tables: &Tables, net: IpNet) -> bool {
     match net {
         IpNet::V4(net) => tables.ipcache4.get(&Prefix4::from(net)).is_some(),
         IpNet::V6(net) => tables.ipcache6.get(&Prefix6::from(net)).is_some(),

@@ -26,7 +26,7 @@ pub(super) fn changes(before: &Compiled, after: &Compiled) -> Vec<FlowChange> {
                 let [before, after] = [&decided[0], &decided[1]].map(|decided| {
                     let decision = decided.get(interface);
                     let rule = decision.and_then(|decision| decision.rule.clone());
-                    Fate { passes: decision.is_none_or(|decision| !decision.drops), rule }
+                    Fate { passes: decision.is_none_or(|decision| !decision.drops), rule, ..Fate::default() }
                 });
                 let rules = (before.rule.clone(), after.rule.clone(), interface.clone(), destination);
                 if before.passes != after.passes && seen.insert(rules) {

@@ -1,14 +1,15 @@
 //! Flow tests of services: where a service is found, and to which backends the tables send a flow.
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
-use weir_abi::{FrontendKey, frontend_flags, settings_flags};
-use weir_plan::{ObjectRef, address_of, ip_of};
-use weir_schema::{
-    Attach, Expectation, ExpectedBackend, FlowTestProtocol, FlowTestSpec, FrontendType, ObjectKey, Spec,
-};
+use weir_plan::ObjectRef;
+use weir_schema::{Attach, Expectation, ExpectedBackend, FlowTestSpec, FrontendType, ObjectKey, Spec};
 
 use super::{End, Place, Untestable};
-use crate::{Compiled, objects::reference};
+use crate::{
+    Compiled,
+    delivery::{Delivery, Sender, deliver},
+    objects::reference,
+};
 
 /// The only backend that a flow may be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,34 +101,27 @@ impl Compiled {
 
     /// Whether the host's own sockets pick a backend in place of this address, or are refused.
     pub(super) fn is_met_at_sockets(&self, destination: IpAddr, spec: &FlowTestSpec) -> bool {
-        let settings = self.tables.settings.get(&0);
-        if settings.is_none_or(|settings| settings.flags & settings_flags::SOCKETS == 0)
-            || !matches!(spec.protocol, FlowTestProtocol::Tcp | FlowTestProtocol::Udp)
-        {
-            return false;
-        }
-        let address = address_of(destination);
-        let key = FrontendKey::new(address, spec.protocol.number(), spec.port.unwrap_or(0));
-        [key, FrontendKey::of_address(address)].iter().any(|key| self.tables.frontends.get(key).is_some())
+        let (protocol, port) = (spec.protocol.number(), spec.port.unwrap_or(0));
+        deliver(&self.tables, Sender::Host, None, destination, protocol, port) != Delivery::Direct
     }
 
     /// The backends that new flows to a frontend are sent to, by the tables; none where it is no frontend of theirs.
-    pub(super) fn reachable(&self, from: &Place, destination: IpAddr, spec: &FlowTestSpec) -> Vec<(IpAddr, u16)> {
-        let tables = &self.tables;
-        let key = FrontendKey::new(address_of(destination), spec.protocol.number(), spec.port.unwrap_or(0));
-        let Some(frontend) = tables.frontends.get(&key).filter(|info| info.service != 0) else { return Vec::new() };
-        let has = |flag: u32| frontend.flags & flag != 0;
-        let only_local = match from {
+    pub(super) fn reachable(
+        &self,
+        from: &Place,
+        source: IpAddr,
+        destination: IpAddr,
+        spec: &FlowTestSpec,
+    ) -> Vec<(IpAddr, u16)> {
+        let sender = match from {
             Place::Host => return Vec::new(),
-            Place::Endpoint(_) => has(frontend_flags::INTERNAL_LOCAL),
-            Place::Outside if !has(frontend_flags::NODE_PORT | frontend_flags::EXTERNAL) => return Vec::new(),
-            Place::Outside => has(frontend_flags::EXTERNAL_LOCAL),
+            Place::Endpoint(_) => Sender::Endpoint,
+            Place::Outside => Sender::Outside,
         };
-        let Some(service) = tables.services.get(&frontend.service) else { return Vec::new() };
-        let slots: BTreeSet<u32> =
-            if only_local { &service.local_slots } else { &service.slots }.iter().copied().collect();
-        let backends = slots.iter().filter_map(|number| tables.backends.get(number));
-        let found: BTreeSet<_> = backends.map(|info| (ip_of(&info.address), u16::from_be(info.port_be))).collect();
-        found.into_iter().collect()
+        let (protocol, port) = (spec.protocol.number(), spec.port.unwrap_or(0));
+        match deliver(&self.tables, sender, Some(source), destination, protocol, port) {
+            Delivery::Balanced { targets, .. } => targets.iter().map(|one| (one.address, one.port)).collect(),
+            Delivery::Direct | Delivery::Dropped(_) => Vec::new(),
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! What an object says of services, whatever its kind.
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use weir_plan::ObjectRef;
@@ -147,8 +147,12 @@ impl<'o> Definition<'o> {
                 return;
             }
             let known = found.entry((address, port)).or_insert(candidate);
-            known.state = known.state.min(candidate.state);
-            known.here |= candidate.here;
+            // Where it is say those that say the best of it.
+            match candidate.state.cmp(&known.state) {
+                Ordering::Less => *known = candidate,
+                Ordering::Equal => known.here |= candidate.here,
+                Ordering::Greater => {}
+            }
         };
         let one = Candidate { weight: 1, state: BackendState::Active, here: false };
         match &self.source {

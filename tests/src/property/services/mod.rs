@@ -1,5 +1,6 @@
 //! Random services, and what compiled tables make of flows to them.
 pub mod check;
+pub mod faults;
 pub mod flows;
 mod kubernetes;
 pub mod model;
