@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Path::new("programs/Cargo.toml"),
             Path::new("programs/Cargo.lock"),
             Path::new("../ebpf/abi/src"),
+            Path::new("../ebpf/programs/src/parse/window.rs"),
         ],
     )?;
     println!("cargo::rustc-env=WEIR_BENCH_PROGRAMS={}", object.display());

@@ -4,6 +4,7 @@
 //! from a list of at least 131,072: a repeated single packet flatters every trie and hash by 5 to 13 times. The
 //! shipped programs run behind the same prologue as the floors. `--check` exits 1 on a missed target.
 mod apply;
+mod balancer;
 mod conntrack;
 mod cpu;
 mod drop_rate;

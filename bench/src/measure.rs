@@ -68,12 +68,21 @@ impl Rounds {
 
     /// Median over the rounds of `f(samples of one round)`: noise that hits a whole round cancels out.
     pub(crate) fn per_round(&self, f: impl Fn(&[f64]) -> f64) -> f64 {
+        median(self.each_round(f))
+    }
+
+    /// As [`Rounds::per_round`], with its spread.
+    pub(crate) fn derived(&self, name: &str, unit: &'static str, f: impl Fn(&[f64]) -> f64) -> Figure {
+        figure(name, unit, &self.each_round(f))
+    }
+
+    fn each_round(&self, f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
         let rounds = self.samples.first().map_or(0, Vec::len);
         let values = (0..rounds).map(|round| {
             let row: Vec<f64> = self.samples.iter().map(|samples| samples[round]).collect();
             f(&row)
         });
-        median(values.collect())
+        values.collect()
     }
 
     pub(crate) fn figures(&self, prefix: &str, unit: &'static str) -> Vec<Figure> {

@@ -96,6 +96,12 @@ impl Node {
         Ok(metrics.get(Reason::Prefilter, Direction::Ingress).packets)
     }
 
+    /// Packets that were let through, and left.
+    pub(crate) fn sent_on(&mut self) -> Result<u64, BenchError> {
+        let metrics = self.kernel.metrics().doing("reading the metrics")?;
+        Ok(metrics.get(Reason::Forwarded, Direction::Egress).packets)
+    }
+
     pub(crate) fn program(&mut self, hook: Hook) -> Result<ProgramFd, BenchError> {
         self.kernel.program_fd(hook).doing("cloning a program")
     }

@@ -26,6 +26,14 @@ pub(crate) enum Layer {
 pub(crate) struct Slot {
     layer: Layer,
     index: u32,
+    prologue: &'static str,
+}
+
+impl Slot {
+    /// The same program behind another prologue than its layer's.
+    pub(crate) const fn behind(self, prologue: &'static str) -> Self {
+        Self { prologue, ..self }
+    }
 }
 
 /// Which flows a run sends.
@@ -85,6 +93,7 @@ pub(crate) struct Programs {
     slots: [ProgramArray<MapData>; 2],
     used: [u32; 2],
     last: [u8; LARGEST],
+    device: u32,
 }
 
 /// No packet here is larger.
@@ -115,7 +124,7 @@ impl Programs {
             ProgramArray::try_from(take(&mut ebpf, "XDP_SLOTS")?).doing("opening XDP_SLOTS")?,
             ProgramArray::try_from(take(&mut ebpf, "TC_SLOTS")?).doing("opening TC_SLOTS")?,
         ];
-        Ok(Self { ebpf, flows, control, slots, used: [0; 2], last: [0; LARGEST] })
+        Ok(Self { ebpf, flows, control, slots, used: [0; 2], last: [0; LARGEST], device: 0 })
     }
 
     /// One of the floors, by its program's name.
@@ -139,7 +148,16 @@ impl Programs {
         }
         self.slots[at].set(index, fd, 0).doing("putting a program into its slot")?;
         self.used[at] += 1;
-        Ok(Slot { layer, index })
+        let prologue = match layer {
+            Layer::Xdp => "prologue_xdp",
+            Layer::Tc => "prologue_tc",
+        };
+        Ok(Slot { layer, index, prologue })
+    }
+
+    /// From here on packets come by this device, not by `lo`.
+    pub(crate) const fn on_device(&mut self, device: u32) {
+        self.device = device;
     }
 
     pub(crate) fn set_flows(&mut self, base: u32, flows: &[Flow]) -> Result<(), BenchError> {
@@ -230,14 +248,21 @@ impl Programs {
     /// last one tells.
     pub(crate) fn run(&mut self, slot: Slot, packet: &[u8], pass: Pass, expect: u32) -> Result<f64, BenchError> {
         self.set_control(pass, slot.index)?;
-        let name = match slot.layer {
-            Layer::Xdp => "prologue_xdp",
-            Layer::Tc => "prologue_tc",
+        let name = slot.prologue;
+        let context = match (self.device, slot.layer) {
+            (0, _) => Vec::new(),
+            // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+            (device, Layer::Xdp) => [0, packet.len() as u32, 0, device, 0, 0].map(u32::to_ne_bytes).concat(),
+            // struct __sk_buff as far as ifindex, its eleventh word.
+            (device, Layer::Tc) => {
+                [[0; 10].as_slice(), &[device, 0]].concat().into_iter().flat_map(u32::to_ne_bytes).collect()
+            }
         };
         let program = self.ebpf.program(name).ok_or(name).doing("finding the prologue")?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
         options.data_out = Some(&mut self.last);
+        options.ctx_in = (!context.is_empty()).then_some(&context);
         options.repeat = pass.packets;
         let result = match slot.layer {
             Layer::Xdp => <&Xdp>::try_from(program).doing(name)?.test_run(options),

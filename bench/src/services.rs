@@ -7,7 +7,7 @@ use weir_abi::{
 use weir_plan::{Capacity, Hook, Prefix4, Prefix6, Service, Table, Tables};
 
 use crate::{
-    Options,
+    Options, balancer,
     flows::{Flow, Random},
     measure::{BenchError, Rounds},
     node::Node,
@@ -17,9 +17,9 @@ use crate::{
 
 const TCP: u8 = 6;
 const PORT: u16 = 80;
-const BACKEND_PORT: u16 = 8080;
+pub(crate) const BACKEND_PORT: u16 = 8080;
 /// What the shipped program and the floors answer when a packet goes on.
-const PASS: u32 = -1_i32 as u32;
+pub(crate) const PASS: u32 = -1_i32 as u32;
 const FLOOR_PASS: u32 = 0;
 const CLIENT: u32 = 256;
 const BACKENDS: u32 = 257;
@@ -30,30 +30,31 @@ const BACKENDS_EACH: u32 = 2;
 /// Where the addresses of each kind begin: as IPv4, or behind `fd00::`.
 const CLIENTS: u32 = 0x0a00_0000;
 const FRONTENDS: u32 = 0x0a60_0000;
-const BACKEND_NET: u32 = 0x0a80_0000;
+pub(crate) const BACKEND_NET: u32 = 0x0a80_0000;
 
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<(), BenchError> {
     established(options, report, Family::V4, &[1 << 10, 1 << 17, 1 << 20])?;
     established(options, report, Family::V6, &[1 << 17])?;
+    balancer::run(options, report)?;
     many_established(options, report)?;
     new_flows(options, report)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
+pub(crate) enum Family {
     V4,
     V6,
 }
 
 impl Family {
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
             Self::V6 => "IPv6",
         }
     }
 
-    fn address(self, bits: u32) -> Address {
+    pub(crate) fn address(self, bits: u32) -> Address {
         match self {
             Self::V4 => Address::from_v4(bits.to_be_bytes()),
             Self::V6 => Address((V6_NET | u128::from(bits)).to_be_bytes()),
@@ -68,7 +69,7 @@ const fn backend(service: u32, which: u32) -> u32 {
     BACKEND_NET + service * BACKENDS_EACH + which
 }
 
-fn frontend(family: Family, service: u32) -> FrontendKey {
+pub(crate) fn frontend(family: Family, service: u32) -> FrontendKey {
     FrontendKey::new(family.address(FRONTENDS + service), TCP, PORT)
 }
 
@@ -124,7 +125,7 @@ fn tables(family: Family, services: u32) -> Tables {
 }
 
 /// `count` flows of random clients to random services.
-fn flows(family: Family, count: u32, services: u32, seed: u64) -> Vec<Flow> {
+pub(crate) fn flows(family: Family, count: u32, services: u32, seed: u64) -> Vec<Flow> {
     let mut random = Random::new(seed);
     let mut flow = || Flow {
         source: family.address(CLIENTS + random.below(1 << 22) as u32),
@@ -137,7 +138,7 @@ fn flows(family: Family, count: u32, services: u32, seed: u64) -> Vec<Flow> {
 }
 
 /// Programs, with the floors' frontends in their table: there, a frontend itself says who its first backend is.
-fn programs(family: Family, entries: u32, services: u32) -> Result<Programs, BenchError> {
+pub(crate) fn programs(family: Family, entries: u32, services: u32) -> Result<Programs, BenchError> {
     let mut programs = Programs::load(entries, 1)?;
     let floors = (0..services).map(|service| {
         let bits = family.address(backend(service, 0)).0;
@@ -154,7 +155,7 @@ fn node(name: &str, family: Family, services: u32, entries: u32) -> Result<Node,
 }
 
 /// The last packet went to a backend, and not just on.
-fn is_served(programs: &Programs, family: Family, what: &str) -> Result<(), BenchError> {
+pub(crate) fn is_served(programs: &Programs, family: Family, what: &str) -> Result<(), BenchError> {
     let port = match family {
         Family::V4 => 36,
         Family::V6 => 56,

@@ -27,8 +27,11 @@ pub struct Control {
     pub slot: u32,
     /// 1: each pass through the list uses other source ports, so that no flow comes twice.
     pub fresh: u32,
+    /// 1: the next packet is the last one, for the program in the slot after this one.
+    pub half: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Control>() == 24);
+const _: () = assert!(size_of::<Control>() == 32);
 
 /// Room of the list.
 pub const FLOWS: usize = 1 << 20;

@@ -33,7 +33,7 @@ pub fn is_on(run: Run) -> bool {
     tables::settings(run.side()).is_some_and(|settings| settings.flags & settings_flags::XDP_BALANCER != 0)
 }
 
-// What `weir_recognize` answers.
+// What is known of a packet at first.
 const FOR_TC: u32 = 0;
 const KNOWN: u32 = 1;
 const TO_BE_VOUCHED: u32 = 2;
@@ -42,27 +42,23 @@ const TO_BE_VOUCHED: u32 = 2;
 #[inline(always)]
 pub fn balance(context: *mut xdp_md, case: &mut Case) -> bool {
     // Beside each other, not inside: the stack is short.
-    match weir_recognize(context, case) {
+    match recognize(context, case).unwrap_or(FOR_TC) {
         FOR_TC => return false,
         TO_BE_VOUCHED if weir_vouch(case) == 0 => return false,
         _ => {}
     }
-    weir_send_on(context, case) != 0
+    send_on(context, case.settled()).is_some()
 }
 
 /// Finds out what becomes of the packet's two ends.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn weir_recognize(context: *mut xdp_md, case: *mut Case) -> u32 {
-    let Some(case) = Case::in_map(case) else { return FOR_TC };
-    recognize(context, case).unwrap_or(FOR_TC)
-}
-
 #[inline(always)]
 fn recognize(context: *mut xdp_md, case: &mut Case) -> Option<u32> {
+    let settings = tables::settings(case.run.side())?;
+    if settings.flags & settings_flags::XDP_BALANCER == 0 {
+        return None;
+    }
     transport(&window(context), case)?;
     let case = case.settled();
-    let settings = tables::settings(case.run.side())?;
     let now = case.run.now();
     match nat::borrower(case, settings) {
         Some((client, port_be)) => {
@@ -71,14 +67,6 @@ fn recognize(context: *mut xdp_md, case: &mut Case) -> Option<u32> {
         }
         None => serve(case, now, settings),
     }
-}
-
-/// 1: the packet is what it is to be.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn weir_send_on(context: *mut xdp_md, case: *mut Case) -> u32 {
-    let Some(case) = Case::in_map(case) else { return 0 };
-    send_on(context, case).is_some() as u32
 }
 
 #[inline(always)]
@@ -181,19 +169,18 @@ extern "C" fn weir_vouch(case: *mut Case) -> u32 {
 
 #[inline(always)]
 fn vouch(case: &mut Case) -> Option<u16> {
-    let settings = tables::settings(case.run.side())?;
-    let now = case.run.now();
-    let mut key = ConntrackKey::default();
-    let source_is_high = service::key_to_backend(case, &mut key);
-    let entry = conntrack::find(&key, now)?;
+    let to = service::to_backend(case);
+    let entry = conntrack::find(&to.key, case.run.now())?;
     let is_ours = !entry.is_service()
-        && !entry.is_reply(source_is_high)
+        && !entry.is_reply(to.source_is_high)
         && !entry.is_closing()
         && entry.flags() & ct_flags::MUST_RETURN != 0;
     let port_be = entry.nat_port_be();
     if !is_ours || port_be == 0 {
         return None;
     }
+    // Read again, not kept: the stack of this call is counted on top of its caller's.
+    let case = case.settled();
     let flow = &case.packet.flow;
     let lent = NatKey {
         node: *words::as_address(&case.from),
@@ -208,12 +195,13 @@ fn vouch(case: &mut Case) -> Option<u16> {
         return None;
     }
     // Who sends under the host's address is for the host's policy to judge.
+    let settings = tables::settings(case.run.side())?;
     if settings.flags & settings_flags::HOST_POLICY != 0
         && tables::identity_of(case.run.side(), flow.source()) == identity::HOST
     {
         return None;
     }
-    entry.touch(case, false, now, settings);
+    entry.touch(case, false, case.run.now(), settings);
     Some(port_be)
 }
 

@@ -82,7 +82,10 @@ pub fn find(context: *mut xdp_md, case: &Case) -> Option<&'static Hop> {
 
 #[inline(always)]
 fn slot(case: &Case) -> Option<&'static mut Hop> {
-    let mixed = (case.to[0] ^ case.to[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // The machines of one subnet differ in the highest byte, and of a product only the bits from there on follow it: in
+    // the bits that are taken here it must lie lower. (Measured: 64 backends that shared 4 slots cost 166 ns a packet.)
+    let both = case.to[0] ^ case.to[1];
+    let mixed = (both ^ both >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let slot = HOPS.get_ptr_mut((mixed >> 48) as u32 % HOP_SLOTS as u32)?;
     // SAFETY: this CPU's own slot, and programs of one CPU do not interrupt each other here.
     Some(unsafe { &mut *slot })

@@ -250,25 +250,21 @@ fn keeps(case: &mut Case, frontend: &FrontendInfo) -> bool {
 /// Whether the connection to the backend is known, and not at its end: a SYN then is one that was sent again.
 #[inline(always)]
 fn is_open(case: &Case, now: u64) -> bool {
-    let mut key = ConntrackKey::default();
-    key_to_backend(case, &mut key);
-    conntrack::find(&key, now).is_some_and(|entry| !entry.is_closing())
+    conntrack::find(&to_backend(case).key, now).is_some_and(|entry| !entry.is_closing())
 }
 
-/// The flow from the packet's source to `case.to`. Whether the source is its high end.
+/// The flow from the packet's source to `case.to`.
 #[inline(always)]
-pub fn key_to_backend(case: &Case, key: &mut ConntrackKey) -> bool {
+pub fn to_backend(case: &Case) -> Flow {
     let flow = &case.packet.flow;
-    let mut to = Flow { key: *key, source_is_high: false, same_addresses: false };
+    let mut to = Flow { key: ConntrackKey::default(), source_is_high: false, same_addresses: false };
     let client = *words::of_address(flow.source());
     let own = case.hook == next_hook::FROM_ENDPOINT && client == case.to;
     let source = if own { hairpin::loopback(&client) } else { client };
     to.set_addresses(Ends { source, destination: case.to });
     to.set_ports(flow.source_port_be(), case.to_port_be);
     to.key.protocol = flow.protocol();
-    to.key.reserved = [0; 3];
-    *key = to.key;
-    to.source_is_high
+    to
 }
 
 /// The backend of a client's new flow, with its number. `hash` is of that flow.
@@ -379,13 +375,12 @@ fn remember(case: &Case) {
     entry.service_port_be = case.to_port_be;
     conntrack::store(case.packet.flow.key, entry);
 
-    let mut key = ConntrackKey::default();
-    let source_is_high = key_to_backend(case, &mut key);
+    let to = to_backend(case);
     let frontend = *words::of_address(case.packet.flow.destination());
     let port_be = case.packet.flow.destination_port_be();
-    match conntrack::find(&key, case.run.now()) {
+    match conntrack::find(&to.key, case.run.now()) {
         // The same client spoke to this backend by another way.
-        Some(flow) if !flow.is_closing() && !flow.is_reply(source_is_high) => {
+        Some(flow) if !flow.is_closing() && !flow.is_reply(to.source_is_high) => {
             flow.set_service(frontend, port_be);
             if case.must_return {
                 flow.mark(ct_flags::MUST_RETURN, true);
@@ -397,7 +392,7 @@ fn remember(case: &Case) {
             entry.source_incarnation = 0;
             entry.destination_incarnation = 0;
             entry.flags &= !(ct_flags::SERVICE | ct_flags::SOURCE_IS_HIGH);
-            if source_is_high {
+            if to.source_is_high {
                 entry.flags |= ct_flags::SOURCE_IS_HIGH;
             }
             if case.must_return {
@@ -405,7 +400,7 @@ fn remember(case: &Case) {
             }
             words::set(&mut entry.service, frontend);
             entry.service_port_be = port_be;
-            conntrack::store(key, entry);
+            conntrack::store(to.key, entry);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The load balancer's fast path: what XDP sends on is what tc and the stack would, and everything else it leaves to them
 //! (scenario 13).
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -383,6 +383,32 @@ both_families! {
             assert!(lab.balance(&packet).is_some());
             assert!(lab.balance(&packet).is_some());
         }
+    }
+
+    /// The machines of one subnet differ in the last byte only.
+    fn neighbours_do_not_drive_each_other_out(family) {
+        let lab = lab(&balancing(family));
+        let neighbour = |last: u8| match family.stranger() {
+            IpAddr::V4(first) => IpAddr::V4(Ipv4Addr::from_bits(first.to_bits() & !0xff | u32::from(last))),
+            IpAddr::V6(first) => IpAddr::V6(Ipv6Addr::from_bits(first.to_bits() & !0xff | u128::from(last))),
+        };
+        let answer = |last| {
+            let node = begin(&lab, family, frame::tcp, at(neighbour(last), 5000));
+            frame::tcp(far(family), node, ACK)
+        };
+        let answers: Vec<_> = (8..24).map(answer).collect();
+        for answer in &answers {
+            is_fast(&lab, answer);
+        }
+        // Who is driven out is asked for as if for the first time, and never left to the stack.
+        let mut slow = vec![0; answers.len()];
+        for _ in 0..12 {
+            lab.sleep(1);
+            for (slow, answer) in slow.iter_mut().zip(&answers) {
+                *slow += u32::from(lab.balance(answer).is_none());
+            }
+        }
+        assert_eq!(slow, vec![1; answers.len()]);
     }
 
     fn an_epoch_asks_once_and_goes_on(family) {

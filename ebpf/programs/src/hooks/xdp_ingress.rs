@@ -32,7 +32,7 @@ fn xdp_ingress(context: XdpContext) -> u32 {
             if watched {
                 account::passed(case, reason, if network { next_hook::FROM_NETWORK } else { next_hook::STACK });
             }
-            if reason == Reason::PrefilterPass && network && balance::is_on(run) {
+            if reason == Reason::PrefilterPass && network {
                 let case = case.settled();
                 case.packet.flow.set_addresses(ends);
                 if balance::balance(context.ctx, case) {
