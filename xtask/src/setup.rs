@@ -30,6 +30,7 @@ const TO_BUILD: &[&str] = &[
 const TO_RUN: &[&str] = &[
     "iproute2",
     "iputils-ping",
+    "ethtool",
     "bpftool",
     "ipset",
     "nftables",

@@ -27,7 +27,7 @@ pub(crate) enum HookOwner {
     Object(ObjectId),
     /// The first policy that selects the host.
     HostPolicy,
-    /// The first service that clients outside reach.
+    /// The first service that has a frontend.
     EdgeService,
 }
 

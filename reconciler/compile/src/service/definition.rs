@@ -110,9 +110,10 @@ impl<'o> Definition<'o> {
         }
     }
 
-    /// Whether clients outside reach it through the node's network devices.
-    pub fn is_at_the_edge(&self) -> bool {
-        self.frontends.iter().any(|frontend| frontend.kind != FrontendType::Cluster)
+    /// Whether packets from outside are to meet it on the node's network devices: where it has cluster addresses only,
+    /// they end there.
+    pub const fn is_at_the_edge(&self) -> bool {
+        !self.frontends.is_empty()
     }
 
     /// The addresses that it takes for itself.

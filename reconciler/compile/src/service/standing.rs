@@ -96,7 +96,7 @@ fn is_service(object: &Object) -> bool {
     matches!(object.spec, Spec::Service(_) | Spec::KubernetesService(_))
 }
 
-/// The first service that clients outside reach.
+/// The first service that packets from outside are to meet.
 pub(crate) fn edge<'o>(objects: impl Iterator<Item = &'o Arc<Object>>) -> Option<ObjectRef> {
     let index = Index::default();
     let at_the_edge = |object: &&Arc<Object>| {

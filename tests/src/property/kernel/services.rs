@@ -32,7 +32,7 @@ impl Lab {
         let is_seen = |flow: &&Flow| match live.world().sender(flow.source) {
             Sender::Endpoint => true,
             Sender::Host => false,
-            // Where no service is for clients outside and no policy for the host, network devices are left alone.
+            // Where no service has a frontend and no policy is for the host, network devices are left alone.
             Sender::Outside => live.judges_outside(),
         };
         for flow in flows.iter().filter(is_seen) {
