@@ -20,6 +20,6 @@ fn bare_redirect(context: TcContext) -> i32 {
         Some(&peer) if peer != 0 && protocol == u32::from(0x0800u16.to_be()) => unsafe {
             bpf_redirect_peer(peer, 0) as i32
         },
-        _ => TC_ACT_OK as i32,
+        _ => TC_ACT_OK,
     }
 }
