@@ -85,15 +85,16 @@ fn the_programs_send_flows_where_the_evaluator_says() {
             found.extend(lab.compare_services(&live, &to_services, &mut counts));
             let others = flows(&set, &mut Random::new(seed), FLOWS);
             found.extend(lab.compare_services(&live, &others, &mut counts));
+            found.extend(lab.compare_masquerade(&live, &mut counts));
             if found.len() > 100 {
                 break;
             }
         }
         println!("{counts:?}");
         fail_on(&found);
-        let services::check::Counts { direct, balanced, denied, own, no_service, no_backend, source_range, .. } =
-            counts;
-        let each = [direct, balanced, denied, own, no_service, no_backend, source_range];
+        let services::check::Counts { direct, balanced, denied, own, no_service, .. } = counts;
+        let services::check::Counts { no_backend, source_range, masqueraded, spared, .. } = counts;
+        let each = [direct, balanced, denied, own, no_service, no_backend, source_range, masqueraded, spared];
         assert!(each.iter().all(|count| *count > 0), "{counts:?}: an answer that was never given proves nothing");
     });
 }
@@ -104,12 +105,15 @@ fn the_programs_show_every_planted_fault_of_services() {
     Lab::run(|lab| {
         let seeds = search(SETS);
         let mut unseen = Vec::new();
-        for (name, plant) in services::faults::FAULTS {
+        for (name, plant) in services::faults::FAULTS.iter().chain(services::faults::OUTWARD_FAULTS) {
             let first = seeds.clone().find_map(|seed| {
                 let set = generate_with_services(seed);
                 let live = lab.install(&set, Some(&Plant::Tables(*plant)))?;
                 let to_services = services::flows::flows(&set, &mut Random::new(seed), FLOWS);
-                lab.compare_services(&live, &to_services, &mut services::check::Counts::default()).into_iter().next()
+                let mut counts = services::check::Counts::default();
+                let mut found = lab.compare_services(&live, &to_services, &mut counts);
+                found.extend(lab.compare_masquerade(&live, &mut counts));
+                found.into_iter().next()
             });
             match first {
                 Some(first) => println!("{name:55} {first}"),

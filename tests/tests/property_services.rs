@@ -19,8 +19,8 @@ use weir_tests::property::{
     random::Random,
     seeds::{search, seeds},
     services::{
-        check::{Counts, compare},
-        faults::FAULTS,
+        check::{Counts, compare, compare_masquerade},
+        faults::{FAULTS, OUTWARD_FAULTS},
         flows::flows,
     },
     topology::NODE,
@@ -37,7 +37,9 @@ fn disagreements(seed: u64, plant: fn(&mut Tables), counts: &mut Counts) -> Vec<
     let mut tables = (*compiled.tables).clone();
     plant(&mut tables);
     let rule_of = |rule| compiled.provenance.rule(rule).cloned();
-    compare(&set, &all, &tables, &rule_of, &flows(&set, &mut Random::new(seed), FLOWS), counts)
+    let mut found = compare(&set, &all, &tables, &rule_of, &flows(&set, &mut Random::new(seed), FLOWS), counts);
+    found.extend(compare_masquerade(&set, &all, &tables, counts));
+    found
 }
 
 #[test]
@@ -50,8 +52,9 @@ fn compiled_services_send_flows_where_the_evaluator_says() {
     println!("{counts:?}");
     let first: Vec<String> = found.iter().take(20).map(ToString::to_string).collect();
     assert!(found.is_empty(), "{} disagreements:\n{}", found.len(), first.join("\n"));
-    let Counts { direct, balanced, backends, denied, own, no_service, no_backend, source_range } = counts;
-    let each = [direct, balanced, backends, denied, own, no_service, no_backend, source_range];
+    let Counts { direct, balanced, backends, denied, own, no_service, no_backend, source_range, masqueraded, spared } =
+        counts;
+    let each = [direct, balanced, backends, denied, own, no_service, no_backend, source_range, masqueraded, spared];
     assert!(each.iter().all(|count| *count > 0), "{counts:?}: an answer that was never given proves nothing");
 }
 
@@ -180,7 +183,7 @@ fn every_flow_to_a_frontend_that_changes_is_told() {
 
 #[test]
 fn every_planted_fault_is_seen() {
-    for (name, plant) in FAULTS {
+    for (name, plant) in FAULTS.iter().chain(OUTWARD_FAULTS) {
         let seen = search(500).any(|seed| !disagreements(seed, *plant, &mut Counts::default()).is_empty());
         assert!(seen, "not seen: {name}");
     }

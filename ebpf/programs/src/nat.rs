@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::generated::bpf_get_prandom_u32,
 };
-use weir_abi::{ConntrackKey, InterfaceInfo, NatEntry, NatKey, Reason, Settings, ct_flags, settings_flags};
+use weir_abi::{ConntrackKey, InterfaceInfo, NatEntry, NatKey, Reason, Settings, ct_flags, identity, settings_flags};
 
 use crate::{
     admit::is_tracked,
@@ -142,7 +142,9 @@ fn is_masqueraded(case: &Case, settings: &Settings) -> bool {
     }
     let flow = &case.packet.flow;
     let side = case.run.side();
-    let from_endpoint = tables::endpoint(side, flow.source()).is_some_and(|info| info.endpoint != 0);
+    // The host may be an endpoint by name.
+    let from_endpoint =
+        tables::endpoint(side, flow.source()).is_some_and(|info| info.endpoint != 0 && info.identity != identity::HOST);
     if !from_endpoint {
         return false;
     }

@@ -3,7 +3,7 @@
 //! Slow and obvious: every question walks every object. It shares nothing with the compiler, knows no table, identity
 //! or kernel, and so is what the compiler and the programs are compared with. [`World::judge`] answers for a packet
 //! that begins a flow; [`World::prefilter`] for the prefilter; [`World::deliver`] for what services make of it before
-//! policy is asked. Pure: no file, socket or clock.
+//! policy is asked; [`World::is_masqueraded`] for the address that it shows outside. Pure: no file, socket or clock.
 //!
 //! # What a policy means
 //!
@@ -52,6 +52,7 @@ mod delivery;
 mod flow;
 mod kubernetes;
 mod labels;
+mod masquerade;
 mod peer;
 mod ports;
 mod prefilter;

@@ -242,7 +242,7 @@ impl<'a> World<'a> {
         })
     }
 
-    fn nodes(&self) -> impl Iterator<Item = (&'a Object, &'a NodeSpec)> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&'a Object, &'a NodeSpec)> {
         self.objects.iter().filter_map(|object| match &object.spec {
             Spec::Node(spec) => Some((&**object, &**spec)),
             _ => None,
@@ -268,7 +268,7 @@ impl<'a> World<'a> {
     }
 
     /// Those that select this node.
-    fn node_configs(&self) -> impl Iterator<Item = &'a NodeConfigSpec> {
+    pub(crate) fn node_configs(&self) -> impl Iterator<Item = &'a NodeConfigSpec> {
         let labels = self.node_labels(self.node);
         let configs = self.objects.iter().filter_map(|object| match &object.spec {
             Spec::NodeConfig(spec) => Some(&**spec),

@@ -1,7 +1,7 @@
 //! The node's address, lent: masquerade, and backends elsewhere (scenarios 13, 20 to 22).
 use std::net::SocketAddr;
 
-use weir_abi::{Reason, SourceRangeKey, frontend_flags, settings_flags};
+use weir_abi::{EndpointInfo, Reason, SourceRangeKey, frontend_flags, identity, settings_flags};
 use weir_plan::{Service, address_of};
 use weir_tests::{
     both_families,
@@ -84,6 +84,14 @@ both_families! {
         lab.passes(Hook::ToNetwork, &frame::tcp(at(family.web(), 1), at(family.colleague(), 443), SYN));
         lab.passes(Hook::ToNetwork, &frame::tcp(at(family.host(), 1), at(family.stranger(), 443), SYN));
         left_with(family, &lab.through(Hook::ToNetwork, &frame::tcp(at(family.web(), 1), at(family.stranger(), 443), SYN)));
+    }
+
+    fn a_host_that_an_endpoint_stands_for_is_not_masqueraded(family) {
+        let mut world = masquerading();
+        let host = EndpointInfo { endpoint: 9, identity: identity::HOST, incarnation: 1, ..EndpointInfo::default() };
+        world.tables.endpoints.insert(family.host(), host);
+        let lab = Lab::new(&world);
+        lab.passes(Hook::ToNetwork, &frame::tcp(at(family.host(), 1), at(family.stranger(), 443), SYN));
     }
 
     fn scenario_21_ports_collide_within_bounds_and_then_run_out(family) {

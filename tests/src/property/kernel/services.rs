@@ -12,7 +12,7 @@ use crate::{
     packet::frame::ETHERNET,
     property::{
         programs::{Answer, Stop, Turn, expected, frame_of, place, stops},
-        services::check::Counts,
+        services::{check::Counts, outward},
         topology::NETWORK_INTERFACES,
     },
 };
@@ -59,6 +59,29 @@ impl Lab {
                 }
             }
             self.forget(flow);
+        }
+        found
+    }
+
+    /// What endpoints of this node and the host send outside, where it leaves.
+    pub fn compare_masquerade(&mut self, live: &Installed<'_>, counts: &mut Counts) -> Vec<String> {
+        let [network, _] = NETWORK_INTERFACES;
+        let topology = &live.set.topology;
+        let mut found = Vec::new();
+        let pairs = outward(topology).into_iter().filter(|(_, to)| live.world().sender(*to) == Sender::Outside);
+        let is_of_here = |from: &IpAddr| topology.interface_of(*from).is_some() || topology.is_host(*from);
+        for (source, destination) in pairs.filter(|(from, _)| is_of_here(from)) {
+            let flow = Flow { source, destination, protocol: FlowProtocol::Udp { source: 4000, destination: 9 } };
+            let outcome = self.program(Hook::ToNetwork, network, &frame_of(&flow, Turn::First));
+            let shown = addresses(&outcome.frame, source.is_ipv4())[0];
+            let expected = live.world().is_masqueraded(source, destination);
+            counts.masqueraded += usize::from(expected);
+            counts.spared += usize::from(!expected);
+            // The host's policy may have dropped it, as it was.
+            if (shown == source) == expected || expected && !topology.is_host(shown) {
+                found.push(format!("{flow}, masqueraded: {expected} by the evaluator, and it left as {shown}"));
+            }
+            self.forget(&flow);
         }
         found
     }
@@ -158,14 +181,18 @@ fn entrance(live: &Installed<'_>, flow: &Flow) -> Option<Stop> {
     stops(&live.set.topology, flow).into_iter().next()
 }
 
+/// Source and destination of a frame without options.
+fn addresses(frame: &[u8], v4: bool) -> [IpAddr; 2] {
+    let of = |at: usize, length: usize| &frame[ETHERNET + at..ETHERNET + at + length];
+    let places = if v4 { [of(12, 4), of(16, 4)] } else { [of(8, 16), of(24, 16)] };
+    places.map(|place| match <[u8; 4]>::try_from(place) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(place).expect("16 bytes")),
+    })
+}
+
 /// Of a frame with ports and without options.
 fn destination(frame: &[u8], v4: bool) -> (IpAddr, u16) {
-    let of = |at: usize, length: usize| &frame[ETHERNET + at..ETHERNET + at + length];
-    let (address, transport) = if v4 { (of(16, 4), 20) } else { (of(24, 16), 40) };
-    let address = match <[u8; 4]>::try_from(address) {
-        Ok(v4) => IpAddr::from(v4),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(address).expect("16 bytes")),
-    };
-    let port = of(transport + 2, 2);
-    (address, u16::from_be_bytes([port[0], port[1]]))
+    let transport = ETHERNET + if v4 { 20 } else { 40 };
+    (addresses(frame, v4)[1], u16::from_be_bytes([frame[transport + 2], frame[transport + 3]]))
 }

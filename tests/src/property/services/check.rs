@@ -6,7 +6,10 @@ use weir_oracle::{Delivery, Flow, World};
 use weir_plan::Tables;
 use weir_schema::Object;
 
-use super::model::{self, Delivered};
+use super::{
+    model::{self, Delivered},
+    outward,
+};
 use crate::property::{
     check::{Disagreement, RuleOf, compare_end},
     generate::Generated,
@@ -26,6 +29,9 @@ pub struct Counts {
     pub no_service: usize,
     pub no_backend: usize,
     pub source_range: usize,
+    /// What leaves under the node's address, and what an endpoint sends under its own.
+    pub masqueraded: usize,
+    pub spared: usize,
 }
 
 /// Every disagreement over these flows.
@@ -83,6 +89,34 @@ pub fn compare(
             let what = |end| format!("{flow}, to {}:{}, {end}", backend.address, backend.port);
             found.extend(compare_end(set, what("egress"), &backend.judgement.egress, egress, rule_of));
             found.extend(compare_end(set, what("ingress"), &backend.judgement.ingress, ingress, rule_of));
+        }
+    }
+    found
+}
+
+/// Every disagreement over the address under which somebody is seen outside.
+pub fn compare_masquerade(
+    set: &Generated,
+    objects: &[Arc<Object>],
+    tables: &Tables,
+    counts: &mut Counts,
+) -> Vec<Disagreement> {
+    let world = World::new(objects, NODE, &set.topology.host);
+    let mut found = Vec::new();
+    for (source, destination) in outward(&set.topology) {
+        let expected = world.is_masqueraded(source, destination);
+        counts.masqueraded += usize::from(expected);
+        counts.spared += usize::from(!expected && set.topology.interface_of(source).is_some());
+        let masqueraded = model::is_masqueraded(tables, source, destination);
+        if masqueraded != expected {
+            let name = |masqueraded| if masqueraded { "the node's address" } else { "its own address" };
+            found.push(Disagreement {
+                seed: set.seed,
+                what: format!("{source} to {destination}"),
+                expected: name(expected).to_owned(),
+                found: name(masqueraded).to_owned(),
+                differs_in_verdict: true,
+            });
         }
     }
     found

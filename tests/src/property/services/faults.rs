@@ -1,7 +1,7 @@
 //! Faults of services that a comparison must see.
 use std::sync::Arc;
 
-use weir_abi::frontend_flags;
+use weir_abi::{Settings, frontend_flags, settings_flags};
 use weir_plan::{Table, Tables};
 
 fn frontends(tables: &mut Tables, change: fn(u32) -> u32) {
@@ -11,6 +11,15 @@ fn frontends(tables: &mut Tables, change: fn(u32) -> u32) {
         (*key, info)
     });
     tables.frontends = Table::from_unsorted(changed.collect());
+}
+
+fn settings(tables: &mut Tables, change: fn(&mut Settings)) {
+    let changed = tables.settings.iter().map(|(key, settings)| {
+        let mut settings = *settings;
+        change(&mut settings);
+        (*key, settings)
+    });
+    tables.settings = Table::from_unsorted(changed.collect());
 }
 
 /// What it is called, and what it does to compiled tables.
@@ -49,4 +58,17 @@ pub const FAULTS: &[Fault] = &[
         });
         tables.backends = Table::from_unsorted(backends.collect());
     }),
+];
+
+/// Faults of what is seen outside.
+pub const OUTWARD_FAULTS: &[Fault] = &[
+    ("nothing is masqueraded", |tables| settings(tables, |settings| settings.flags &= !settings_flags::MASQUERADE)),
+    ("the cluster is masqueraded too", |tables| {
+        let others = tables.source_ranges.iter().filter(|(key, _)| key.service != 0);
+        tables.source_ranges = Table::from_unsorted(others.map(|(key, value)| (*key, *value)).collect());
+    }),
+    ("IPv4 has one length of exempt prefixes", |tables| {
+        settings(tables, |settings| settings.exempt_v4 &= settings.exempt_v4.wrapping_neg());
+    }),
+    ("long exempt prefixes of IPv6 are lost", |tables| settings(tables, |settings| settings.exempt_v6[1..].fill(0))),
 ];

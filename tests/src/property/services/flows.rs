@@ -7,7 +7,8 @@ use super::PORTS;
 use crate::property::{generate::Generated, random::Random, topology::addresses};
 
 /// Inside and outside of the ranges that services have.
-const WORLD: [&str; 6] = ["198.51.100.7", "198.51.100.8", "198.51.101.7", "203.0.113.9", "2001:db8:f00::7", "2a00::1"];
+pub(super) const WORLD: [&str; 6] =
+    ["198.51.100.7", "198.51.100.8", "198.51.101.7", "203.0.113.9", "2001:db8:f00::7", "2a00::1"];
 
 pub fn flows(set: &Generated, random: &mut Random, count: usize) -> Vec<Flow> {
     if set.frontends.is_empty() {

@@ -38,6 +38,34 @@ pub fn draw(random: &mut Random, draft: &mut Draft, topology: &Topology) {
             false => kubernetes::draw(random, draft, topology, number),
         }
     }
+    masquerade(random, draft);
+}
+
+/// Beside the other `NodeConfig`.
+fn masquerade(random: &mut Random, draft: &mut Draft) {
+    if random.chance(40) {
+        return;
+    }
+    let mut exclude: BTreeSet<&str> = BTreeSet::new();
+    for _ in 0..random.within(0..=2) {
+        exclude.insert(*random.pick(&RANGES[..RANGES.len() - 1]));
+    }
+    draft.push(json!({
+        "apiVersion": "weir/v1alpha1", "kind": "NodeConfig", "metadata": {"name": "masquerade"},
+        "spec": {"masquerade": {"enabled": random.chance(90), "exclude": exclude}},
+    }));
+}
+
+/// Who sends to other machines, and where to: in one family, of the cluster and not, inside and outside of [`RANGES`].
+pub fn outward(topology: &Topology) -> Vec<(IpAddr, IpAddr)> {
+    const NOBODY: [&str; 4] = ["10.0.2.200", "10.0.9.1", "fd00:0:0:2::200", "fd00:0:0:9::1"];
+    let mut senders = machines(topology);
+    senders.extend(super::topology::addresses(&NOBODY));
+    let receivers = [senders.clone(), super::topology::addresses(&flows::WORLD)].concat();
+    let pairs = senders.iter().flat_map(|from| receivers.iter().map(move |to| (*from, *to)));
+    let is_meant =
+        |(from, to): &(IpAddr, IpAddr)| from != to && from.is_ipv4() == to.is_ipv4() && !topology.is_host(*to);
+    pairs.filter(is_meant).collect()
 }
 
 /// Addresses that could be backends: mostly endpoints'.

@@ -1,7 +1,9 @@
 //! The compiled tables of services, walked as the ABI says that a program walks them.
 use std::{collections::BTreeSet, net::IpAddr};
 
-use weir_abi::{FrontendInfo, FrontendKey, SourceRangeKey, backend_flags, frontend_flags, identity, settings_flags};
+use weir_abi::{
+    EndpointInfo, FrontendInfo, FrontendKey, SourceRangeKey, backend_flags, frontend_flags, identity, settings_flags,
+};
 use weir_oracle::{Flow, FlowProtocol};
 use weir_plan::{Service, Tables, address_of, ip_of};
 
@@ -61,17 +63,30 @@ pub fn deliver(tables: &Tables, flow: &Flow) -> Delivered {
 }
 
 fn in_ranges(tables: &Tables, frontend: &FrontendInfo, service: &Service, source: IpAddr) -> bool {
-    let lengths: Vec<u32> = match source {
-        IpAddr::V4(_) => (0..=32).filter(|length| service.ranges_v4 >> length & 1 == 1).collect(),
-        IpAddr::V6(_) => {
-            (0..=128u32).filter(|length| service.ranges_v6[*length as usize / 64] >> (length % 64) & 1 == 1).collect()
-        }
+    in_prefixes(tables, frontend.service, (service.ranges_v4, &service.ranges_v6), source)
+}
+
+/// `lengths`: of the prefixes that there are.
+fn in_prefixes(tables: &Tables, service: u32, lengths: (u64, &[u64; 3]), whom: IpAddr) -> bool {
+    let (v4, v6) = lengths;
+    let lengths: Vec<u32> = match whom {
+        IpAddr::V4(_) => (0..=32).filter(|length| v4 >> length & 1 == 1).collect(),
+        IpAddr::V6(_) => (0..=128u32).filter(|length| v6[*length as usize / 64] >> (length % 64) & 1 == 1).collect(),
     };
-    let bits = |length: u32| if source.is_ipv4() { 96 + length } else { length };
+    let bits = |length: u32| if whom.is_ipv4() { 96 + length } else { length };
     lengths.into_iter().map(bits).any(|length| {
         let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
-        let masked = u128::from_be_bytes(address_of(source).0) & mask;
+        let masked = u128::from_be_bytes(address_of(whom).0) & mask;
         let address = weir_abi::Address(masked.to_be_bytes());
-        tables.source_ranges.get(&SourceRangeKey { service: frontend.service, length, address }).is_some()
+        tables.source_ranges.get(&SourceRangeKey { service, length, address }).is_some()
     })
+}
+
+/// Whether a flow leaves under the node's address.
+pub fn is_masqueraded(tables: &Tables, source: IpAddr, destination: IpAddr) -> bool {
+    let Some(settings) = tables.settings.get(&0) else { return false };
+    let of_endpoint = |info: &EndpointInfo| info.endpoint != 0 && info.identity != identity::HOST;
+    settings.flags & settings_flags::MASQUERADE != 0
+        && tables.endpoints.get(&source).is_some_and(of_endpoint)
+        && !in_prefixes(tables, 0, (settings.exempt_v4, &settings.exempt_v6), destination)
 }
