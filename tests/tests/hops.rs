@@ -4,12 +4,11 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
-    time::Duration,
 };
 
 use weir_tests::node::{
     CLIENT, Node, WEB,
-    datagram::{EXTERNAL, VIP, client, set, write_service},
+    datagram::{EXTERNAL, VIP, client, server, set, write_service},
     eventually,
 };
 
@@ -26,8 +25,7 @@ fn set_hops(socket: &UdpSocket, hops: i32) {
 fn one_hop_is_too_few(node: &Node, from: &str, to: &str, address: &str, port: u16) {
     let peer = SocketAddr::new(address.parse().unwrap(), port);
     let listens = if port == 80 { 8080 } else { port };
-    let server = node.inside(to, move || UdpSocket::bind(("::", listens)).unwrap()).join().unwrap();
-    server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let server = server(node, to, listens);
     let got = || {
         let mut buffer = [0; 16];
         let (length, from) = server.recv_from(&mut buffer).ok()?;

@@ -10,7 +10,7 @@ use std::{
 
 use weir_tests::node::{
     CLIENT, Node, UPLINK, WEB,
-    datagram::{EXTERNAL, VIP, client, get, set, write_service},
+    datagram::{EXTERNAL, VIP, client, get, server, set, write_service},
     eventually, tool,
 };
 
@@ -49,8 +49,7 @@ fn narrow_web(node: &Node) {
 fn too_large_is_told(node: &Node, from: &str, to: &str, address: &str, port: u16) {
     let peer = SocketAddr::new(address.parse().unwrap(), port);
     let listens = if port == 80 { 8080 } else { port };
-    let server = node.inside(to, move || UdpSocket::bind(("::", listens)).unwrap()).join().unwrap();
-    server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let server = server(node, to, listens);
     let got = || server.recv_from(&mut [0; 2048]).ok();
     let exchange = |client: &UdpSocket, length: usize| {
         eventually("it fits", || {
@@ -126,8 +125,7 @@ fn a_packet_that_may_be_fragmented_is() {
         write_service(node);
         node.apply();
         narrow_web(node);
-        let server = node.inside("web", || UdpSocket::bind("0.0.0.0:8080").unwrap()).join().unwrap();
-        server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let server = server(node, "web", 8080);
         for (from, address) in [("db", VIP[0]), ("client", EXTERNAL[0]), ("db", VIP[0])] {
             let socket = client(node, from, SocketAddr::new(address.parse().unwrap(), 80));
             set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, 0);

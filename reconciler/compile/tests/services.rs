@@ -141,12 +141,14 @@ fn a_named_address_of_the_host_goes_before_its_node_ports() {
 }
 
 #[test]
-fn network_devices_have_programs_where_clients_outside_come_in() {
+fn network_devices_have_programs_where_there_is_a_frontend() {
     let eth0 = InterfaceName::from("eth0");
+    assert!(hooks(&compiled(CLUSTER), "eth0").is_empty());
+    // What comes from outside to a cluster address ends there.
     let inside = service("a", "{frontends: [{address: 10.96.0.1, port: 80}], backends: [{address: 10.9.9.1}]}");
     let set = compiled(&format!("{CLUSTER}{inside}"));
     assert_eq!(set.tables.settings.get(&0).unwrap().flags & settings_flags::SERVICES, settings_flags::SERVICES);
-    assert!(hooks(&set, "eth0").is_empty());
+    assert_eq!(hooks(&set, "eth0"), [("from_network", HookState::Tcx), ("to_network", HookState::Tcx)]);
     let edge = service("b", "{frontends: [{port: 30080, type: node-port}], backends: [{address: 10.9.9.1}]}");
     let set = compiled(&format!("{CLUSTER}{inside}{edge}"));
     assert_eq!(hooks(&set, "eth0"), [("from_network", HookState::Tcx), ("to_network", HookState::Tcx)]);

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ENDPOINTS, Node, WEB};
+use super::{ENDPOINTS, Node, WEB, eventually};
 
 pub const VIP: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
 pub const EXTERNAL: [&str; 2] = ["203.0.113.80", "2001:db8:80::80"];
@@ -21,6 +21,15 @@ pub fn write_service(node: &Node) {
         text += &format!("  - {{address: '{external}', port: 80, protocol: UDP, type: external, targetPort: 8080}}\n");
     }
     node.write("service.yaml", &format!("{text}  backends: [{{address: {}}}, {{address: '{}'}}]\n", WEB[0], WEB[1]));
+}
+
+/// A socket at a port of every address of `netns`. Where another had the port just now, a process that another test has
+/// just forked may hold it for a moment.
+pub fn server(node: &Node, netns: &str, port: u16) -> UdpSocket {
+    let listen = move || eventually("the port is free", || UdpSocket::bind(("::", port)).ok());
+    let server = node.inside(netns, listen).join().expect("a server");
+    server.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    server
 }
 
 /// An option of a socket that is one integer.
